@@ -96,6 +96,14 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
     ),
     Capability(
+        "memory",
+        (
+            Noun("continue-point", "See where the work on tasks was left.", ("continue-points", "cp")),
+            Noun("episode", "Keep and find what was learned.", ("episodes",)),
+        ),
+        manager=True,
+    ),
+    Capability(
         "checkpoints",
         (Noun("checkpoint", "Keep what a project's plan is, and go back to it.", ("checkpoints",)),),
         manager=True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from nexus.checkpoints.store import newest
-from nexus.ledger.recovery import register
+from nexus.ledger.recovery import Recoverable, register
 from nexus.store import Reader
 
 __all__ = ["offer"]
 
 
-def _newest(reader: Reader, task: Any) -> dict[str, Any] | None:
+def _newest(reader: Reader, task: Recoverable) -> dict[str, Any] | None:
     checkpoint = newest(reader, task.project_id)
     if checkpoint is None:
         return None

@@ -38,7 +38,10 @@ _COLUMN = 24
 """The narrowest column of a board; below that the columns stand one below the other."""
 _REDRAW_S = 0.5
 _AGES_S = 10.0
-_KINDS = ["task.*", "feature.*", "sub_feature.*", "agent.*", "lease.*", "session.*", "requirement.*", "project.*"]
+_KINDS = [
+    *("task.*", "feature.*", "sub_feature.*", "agent.*", "lease.*", "session.*", "requirement.*", "project.*"),
+    *("continue_point.*", "checkpoint.*"),
+]
 _COLOURS = {
     "in_progress": "cyan",
     "in_review": "magenta",
@@ -94,6 +97,8 @@ def _mark(card: Card) -> str:
         marks.append(f"rejected {card.qa_iterations}x")
     if card.reason is not None and card.status in ("blocked", "failed"):
         marks.append(card.reason)
+    if card.continue_point is not None:
+        marks.append(f"continue point {card.continue_point.get('number')}")
     return ", ".join(marks)
 
 
@@ -167,6 +172,9 @@ def _board(page: Board) -> None:
 def _execution(page: Execution) -> None:
     width = _width()
     click.echo(f"Project: {page.project} ({page.status})")
+    if page.checkpoint is not None:
+        name = f' "{page.checkpoint["name"]}"' if page.checkpoint.get("name") else ""
+        click.echo(shortened(f"Newest checkpoint: {page.checkpoint.get('number')}{name}", width))
     sections = (
         ("Working", page.working, page.counts.get("in_progress", 0)),
         ("In review", page.in_review, page.counts.get("in_review", 0)),

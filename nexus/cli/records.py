@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from nexus.cli.output import Column, Named, Printer, can_ask, confirm, handle, hint, of_project, print_fields, reference
+from nexus.cli.output import (
+    Column,
+    Named,
+    Printer,
+    can_ask,
+    confirm,
+    handle,
+    hint,
+    of_project,
+    print_fields,
+    printable,
+    reference,
+)
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Number, Values, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
@@ -112,8 +124,13 @@ def make_list(
     return verb(list_, run, parameters=[*parameters, limit], exclude=("cursor", "limit", *exclude))
 
 
-def make_inspect(get: type[Command[R]], noun: Noun[R], lines: Lines[R]) -> click.Command:
-    """``inspect``: the fields of each named record, as ``lines`` names them for a person."""
+def make_inspect(
+    get: type[Command[R]],
+    noun: Noun[R],
+    lines: Lines[R],
+    text: Callable[[R], str | None] = lambda _record: None,
+) -> click.Command:
+    """``inspect``: the fields of each named record, as ``lines`` names them for a person, and below them its text."""
     (reference, *_) = get.__struct_fields__
 
     def run(app: App, values: Values, out: Printer) -> int:
@@ -124,6 +141,8 @@ def make_inspect(get: type[Command[R]], noun: Noun[R], lines: Lines[R]) -> click
             for index, result in enumerate(found):
                 click.echo("\n" * (index > 0), nl=False)
                 print_fields(lines(result.record))
+                if (body := text(result.record)) is not None:
+                    click.echo("\n" + "\n".join(map(printable, body.splitlines())))
         elif len(names) > 1:
             out.many(Results.of(found), (), name=name_of, nothing=noun.nothing())
         elif found:

@@ -44,6 +44,7 @@ _OPEN = {
     SearchKind.FEATURE: ("feature", "inspect"),
     SearchKind.TASK: ("task", "inspect"),
     SearchKind.REQUIREMENT: ("requirement", "inspect"),
+    SearchKind.EPISODE: ("episode", "inspect"),
 }
 
 

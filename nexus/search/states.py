@@ -29,6 +29,8 @@ class SearchKind(WireEnum):
     """Its name and its description."""
     REQUIREMENT = "requirement"
     """Its description, its source, its user stories and its acceptance criteria."""
+    EPISODE = "episode"
+    """Its summary and its content."""
 
 
 class SearchOrder(WireEnum):

@@ -198,6 +198,16 @@ _TABLES = (
             "requirements.acceptance_criteria",
         ),
     ),
+    _Table(
+        "episodes",
+        {SearchKind.EPISODE: "1 = 1"},
+        "CAST(episodes.number AS TEXT), episodes.summary, NULL, "
+        "coalesce(episodes.summary, '') || ' ' || episodes.content",
+        "episodes.id",
+        "episodes.project_id",
+        "episodes.created_at",
+        texts=("episodes.summary", "episodes.content"),
+    ),
 )
 _BY_NAME = {table.name: table for table in _TABLES}
 

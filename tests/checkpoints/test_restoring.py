@@ -16,6 +16,7 @@ from nexus_protocol.context import HeldLease
 from nexus_protocol.errors import NexusError
 from support.agent_mutations import AGENT_MAKERS
 from support.daemon import DaemonProcess
+from support.memory_mutations import MEMORY_MAKERS
 from support.mutations import Pool
 from support.plan_mutations import PLAN
 from support.replay import check
@@ -24,6 +25,7 @@ from support.task_mutations import TASK_MAKERS
 
 from nexus.checkpoints.commands import (
     CreateCheckpoint,
+    DeleteCheckpoint,
     DiffCheckpoints,
     GetCheckpointState,
     ListCheckpoints,
@@ -48,6 +50,9 @@ from nexus.ledger.tasks.commands import (
     QueueTask,
     UpdateTask,
 )
+from nexus.memory.continue_points.commands import CreateContinuePoint, GetResumePoint
+from nexus.memory.episodes.commands import CreateEpisode, DeleteEpisode, GetEpisode
+from nexus.memory.episodes.states import EpisodeType
 from nexus.projects.commands import CreateProject
 from nexus.records.errors import LeaseStale, RestoreRefused
 from nexus.records.scope import DEFAULT_ID
@@ -55,9 +60,9 @@ from nexus.search.commands import Search
 from nexus.store.connection import connect
 from nexus.store.fulltext import check_index
 
-TABLES = ("features", "sub_features", "tasks", "requirements", "sessions")
+TABLES = ("features", "sub_features", "tasks", "requirements", "sessions", "episodes", "continue_points")
 PARTS = {"task_note": "tasks", "task_comment": "tasks"}
-NOT_COMPARED = {"revision", "state_revision", "updated_at", "doc"}
+NOT_COMPARED = {"revision", "state_revision", "updated_at", "doc", "embedding"}
 ID = "6f1c0f7e-2f0c-4b60-9a63-3f1d5e0c1a02"
 
 Rows = dict[tuple[str, str], dict[str, Any]]
@@ -112,7 +117,7 @@ def problems(daemon: DaemonProcess) -> list[str]:
 
 def mutate(nexus: BlockingClient, pool: Pool, count: int, held: list[HeldLease]) -> None:
     """Send random commands on the plan, some of them under leases that are live or were."""
-    makers = {**PLAN, **TASK_MAKERS, **AGENT_MAKERS}
+    makers = {**PLAN, **TASK_MAKERS, **AGENT_MAKERS, **MEMORY_MAKERS}
     names = [name for name in makers if "Checkpoint" not in name and "Project" not in name]
     for _ in range(count):
         (name,) = pool.chance.choices(names, [makers[each][0] for each in names])
@@ -295,6 +300,38 @@ def test_id_that_a_record_of_another_project_has_now_is_refused(nexus: BlockingC
     with pytest.raises(RestoreRefused, match="records of another project have the ids"):
         nexus.call(RestoreCheckpoint("1"))
     assert nexus.call(GetTask(ID)).name == "two"
+
+
+def test_episodes_come_back_with_their_embeddings_and_continue_points_with_their_tasks(
+    daemon: DaemonProcess, nexus: BlockingClient
+) -> None:
+    nexus.call(CreateTask("one"))
+    nexus.call(CreateContinuePoint("wrote the test", task="1"))
+    nexus.call(CreateEpisode(EpisodeType.DECISION, "walruses are kept", embedding=[0.5, 0.25], task="1"))
+    nexus.call(CreateCheckpoint())
+    nexus.call(DeleteEpisode("1"))
+    nexus.call(DeleteTask("1"))
+    nexus.call(CreateEpisode(EpisodeType.DECISION, "later", embedding=[1.0, 0.25]))
+    restored = nexus.call(RestoreCheckpoint("1"))
+    assert restored.counts["episode"] == {"added": 1, "removed": 1}
+    assert restored.counts["continue_point"] == {"added": 1}
+    back = nexus.call(GetEpisode("1", embedding=True))
+    assert (back.content, back.embedding) == ("walruses are kept", [0.5, 0.25])
+    assert len(nexus.call(Search("walruses")).hits) == 1
+    point = nexus.call(GetResumePoint("1"))
+    assert point.continue_point is not None
+    assert point.continue_point.last_action == "wrote the test"
+    assert point.checkpoint is not None
+    assert point.checkpoint["number"] == 2
+    assert restored.before is not None
+    nexus.call(RestoreCheckpoint(str(restored.before.number)))
+    assert nexus.call(GetEpisode("2", embedding=True)).embedding == [1.0, 0.25]
+    for number in (1, 2, 3):
+        nexus.call(DeleteCheckpoint(str(number)))
+    assert daemon.stop() == 0
+    assert problems(daemon) == []
+    with look_at(daemon.database) as database:
+        assert database.execute("SELECT count(*) FROM kept_embedding").fetchone() == (0,)
 
 
 def test_dry_run_changes_nothing(daemon: DaemonProcess, nexus: BlockingClient) -> None:

@@ -71,7 +71,7 @@ def test_health_reports_wal_mode_foreign_keys_and_migrations(reader: SpecClient)
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
     assert database["schema_version"] == 14
-    assert [migration["version"] for migration in database["migrations"]] == list(range(1, 14))
+    assert [migration["version"] for migration in database["migrations"]] == list(range(1, 15))
 
 
 def test_database_is_in_the_state_directory_by_default(reader: SpecClient, shared: DaemonProcess) -> None:

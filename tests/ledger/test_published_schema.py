@@ -22,7 +22,12 @@ from nexus.store.migrate import migrate, target_version
 TABLES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ledger" / "tables.json").read_text())
 ROWS = {("tasks", "notes"): "task_note"}
 """Columns with lists that are the rows of a table."""
-OF_PROJECT = ("features", "tasks", "requirements", "metrics", "sessions")
+AS_BYTES = {("checkpoints", "state"), ("episodes", "embedding")}
+"""Columns of JSON text there, which are packed here."""
+OF_PROJECT = (
+    *("features", "tasks", "requirements", "metrics", "sessions"),
+    *("checkpoints", "episodes", "continue_points"),
+)
 
 USE_CASES = {
     "Dashboard: Project listing, status overview": "ListProjects GetProjectOverview",
@@ -52,6 +57,12 @@ USE_CASES = {
     "Interview page: Load/resume interview sessions": "GetSession ResumeSession",
     "Session history: View past sessions": "ListSessions",
     "Planning page: Load planning sessions": "ListSessions",
+    "Memory view: Show learned patterns": "ListEpisodes",
+    "Context search: Find relevant episodes": "Search",
+    "Debugging: See what AI learned": "GetEpisode",
+    "Resume work: Continue from where left off": "GetResumePoint",
+    "Work history: See what was being worked on": "ListContinuePoints",
+    "Crash recovery: Restore state after failure": "ClaimTask GetResumePoint",
 }
 """By what a page is for, the commands that it needs."""
 
@@ -76,7 +87,7 @@ def test_columns_have_their_types_and_defaults(schema: sqlite3.Connection, table
             assert schema.execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,)
             continue
         _, _, found_type, not_null, found_default, key = present[name]
-        assert found_type == type_, name
+        assert found_type == ("BLOB" if (table, name) in AS_BYTES else type_), name
         # A project may be without a folder here.
         assert not required or not_null or key or (table, name) == ("projects", "root_path"), name
         if default is not None:
@@ -106,6 +117,10 @@ def test_relations_are_foreign_keys(schema: sqlite3.Connection, table: str) -> N
     assert ("projects", "project_id", "NO ACTION") in keys
     if table == "tasks":
         assert {("features", "feature_id", "NO ACTION"), ("sub_features", "sub_feature_id", "NO ACTION")} <= keys
+
+
+def test_chunks_of_code_refer_to_nothing(schema: sqlite3.Connection) -> None:
+    assert schema.execute("PRAGMA foreign_key_list(code_chunks)").fetchall() == []
 
 
 def test_every_use_has_its_command() -> None:

@@ -66,6 +66,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "UpdateRequirement": {"source": "gone"},
     "UpdateSession": {"title": "gone"},
     "UpdateCheckpoint": {"reason": "gone"},
+    "UpdateEpisode": {"summary": "gone"},
+    "PruneEpisodes": {"keep": 0},
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},

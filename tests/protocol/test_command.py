@@ -241,6 +241,17 @@ STABLE_CODES = {
     "RecordMetric": 0x0568,
     "ListMetrics": 0x0569,
     "SumMetrics": 0x056A,
+    "CreateContinuePoint": 0x0580,
+    "ListContinuePoints": 0x0581,
+    "GetContinuePoint": 0x0582,
+    "DeleteContinuePoint": 0x0583,
+    "GetResumePoint": 0x0584,
+    "CreateEpisode": 0x0588,
+    "ListEpisodes": 0x0589,
+    "GetEpisode": 0x058A,
+    "UpdateEpisode": 0x058B,
+    "DeleteEpisode": 0x058C,
+    "PruneEpisodes": 0x058D,
 }
 """Codes never change: lines may be added here, but not changed."""
 

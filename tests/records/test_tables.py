@@ -28,6 +28,8 @@ from nexus.ledger.leases.store import LEASES
 from nexus.ledger.requirements.store import REQUIREMENTS
 from nexus.ledger.sessions.store import SESSIONS
 from nexus.ledger.tasks.store import TASKS
+from nexus.memory.continue_points.store import CONTINUE_POINTS
+from nexus.memory.episodes.store import EPISODES
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
@@ -67,6 +69,8 @@ TABLES: dict[str, Table[Any]] = {
     "session": SESSIONS,
     "checkpoint": CHECKPOINTS,
     "lease": LEASES,
+    "continue_point": CONTINUE_POINTS,
+    "episode": EPISODES,
 }
 
 

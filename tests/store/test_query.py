@@ -23,6 +23,9 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 SHOWN = {
     ("conversation_sources", "skipped"),
     ("conversation_sources", "state"),
+    ("episodes", "content"),
+    ("episodes", "context"),
+    ("episodes", "embedding"),
     ("jobs", "argv"),
     ("jobs", "command"),
     ("jobs", "metadata"),

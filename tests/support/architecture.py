@@ -141,8 +141,7 @@ _KINDS: dict[str, set[str]] = {
     | _CONTRACT_PARTS
     | _OWN_CONTRACT
     | {"nexus.cli.app", "nexus.cli.apply", "nexus.cli.records", "nexus.graph", "{own}.cli", "{own}.validation"},
-    # What helps to go on with a task is told to the ledger.
-    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile", "nexus.ledger.recovery"},
+    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
     "cli": _BASE
     | _CONTRACT_PARTS
     | _OWN_CONTRACT
@@ -186,7 +185,6 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.memory": _BASE | {"nexus.git", "nexus.runtime", "nexus.store", "nexus.tasks", "nexus.terminal"},
     "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
@@ -214,6 +212,11 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.cli.pages": {
         *("nexus.cli", "nexus.client.errors", "nexus.journal.commands", "nexus.ledger.pages.commands"),
         *("nexus.ledger.pages.records", "nexus.terminal", *_BASE, "click"),
+    },
+    # The verbs of tasks about where their work is, which is kept by another capability.
+    "nexus.cli.resuming": {
+        *("nexus.cli", "nexus.memory.continue_points.commands", "nexus.memory.continue_points.records"),
+        *("nexus.ledger.tasks.records", *_BASE, "click"),
     },
     # The files that hold the plan of a project, with records of several nouns.
     "nexus.cli.plan_files": _PLAN_FILES,
@@ -259,6 +262,16 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
 }
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
+
+_STANDS_ON: dict[str, set[str]] = {
+    "nexus.checkpoints": {"nexus.ledger.recovery"},
+    "nexus.memory": {
+        *("nexus.ledger.agents.errors", "nexus.ledger.agents.records", "nexus.ledger.agents.store"),
+        *("nexus.ledger.tasks.errors", "nexus.ledger.tasks.records", "nexus.ledger.tasks.store"),
+        *("nexus.ledger.leases.store", "nexus.ledger.recovery", "nexus.ledger.states"),
+    },
+}
+"""What a capability knows of another one, which does not know it."""
 
 _LIBRARIES = {
     "nexus.services.health": {"re2"},
@@ -362,7 +375,7 @@ def _allowed_in_capability(name: str, sources: Mapping[str, Source]) -> set[str]
     """What the kind allows, and the files of its own folder whose kinds it may use."""
     own = ".".join(name.split(".")[:2])
     kind = kind_of(name)
-    allowed = {pattern.replace("{own}", own) for pattern in _KINDS[kind]}
+    allowed = {pattern.replace("{own}", own) for pattern in _KINDS[kind]} | _STANDS_ON.get(own, set())
     for other in sources:
         if _below(other, own) and (kind_of(other) == kind or f"{own}.{kind_of(other)}" in allowed):
             allowed.add(other)

@@ -93,6 +93,7 @@ from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.agent_mutations import AGENT_MAKERS
 from support.git import GitWorld
+from support.memory_mutations import MEMORY_MAKERS
 from support.plan_mutations import PLAN
 from support.task_mutations import TASK_MAKERS
 
@@ -523,6 +524,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
     **AGENT_MAKERS,
+    **MEMORY_MAKERS,
     **PLAN,
     **TASK_MAKERS,
 }
@@ -533,6 +535,7 @@ _IN_BATCHES = (
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
     *PLAN,
+    *MEMORY_MAKERS,
     *("CreateConversation", "UpdateConversation", "DeleteConversation"),
     *("CreateMessage", "EditMessage", "DeleteMessage"),
     *("AddNode", "UpdateNode", "RemoveNode", "DrainNode", "UndrainNode"),

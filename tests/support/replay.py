@@ -28,6 +28,8 @@ from nexus.ledger.leases.store import LEASES
 from nexus.ledger.requirements.store import REQUIREMENTS
 from nexus.ledger.sessions.store import SESSIONS
 from nexus.ledger.tasks.store import TASKS
+from nexus.memory.continue_points.store import CONTINUE_POINTS
+from nexus.memory.episodes.store import EPISODES
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -342,6 +344,7 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     known = {
         *("tag", "port_lease", "record_number", "job_after", "conversation_origins"),
         *("requirement_feature", "task_dependency", "fence"),
+        *("kept_embedding", "vector_change", "vector_collection"),
     }
     assert set(derived_tables()) == known, "a derived table that is not checked"
     for (id_,) in database.execute(
@@ -381,6 +384,11 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         set(database.execute("SELECT requirement_id, feature_id FROM requirement_feature")),
         linked,
     )
+    embedded = set(
+        database.execute("SELECT project_id, length(embedding) / 4 FROM episodes WHERE embedding IS NOT NULL")
+    )
+    collections = database.execute("SELECT project_id, dimension FROM vector_collection WHERE collection = 'episodes'")
+    yield from (f"vector_collection lacks {row}, which an episode has" for row in sorted(embedded - set(collections)))
     yield from _of_tasks(database)
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
@@ -425,6 +433,8 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
         ("requirement", "requirements"),
         ("session", "sessions"),
         ("checkpoint", "checkpoints"),
+        ("continue_point", "continue_points"),
+        ("episode", "episodes"),
     ):
         for project, highest in database.execute(f"SELECT project_id, max(number) FROM {table} GROUP BY project_id"):
             if counters.get((project, kind), 0) < highest:
@@ -445,7 +455,10 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
                 yield f"record_number has another number than the {kind} {highest} of {project}"
     docs = [
         (doc, table)
-        for table in ("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements")
+        for table in (
+            *("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements"),
+            "episodes",
+        )
         for (doc,) in database.execute(f"SELECT doc FROM {table}")
     ]
     yield from (f"{table} has a row without a doc" for doc, table in docs if doc is None)
@@ -566,4 +579,6 @@ def _fields_of_records() -> dict[str, set[str]]:
         "task": set(TASKS.columns),
         "checkpoint": set(CHECKPOINTS.columns),
         "lease": set(LEASES.columns),
+        "continue_point": set(CONTINUE_POINTS.columns),
+        "episode": {*EPISODES.columns, "embedding"},
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.command import Command
 
-from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project
+from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project, reference
 from nexus.cli.records import Noun, Removal, all_records, make_inspect, make_list, print_list, remove_each
 from nexus.cli.result import Result
 from nexus.cli.verbs import NounGroup, Values, command_parameters, completers, for_each, verb
@@ -213,6 +213,8 @@ def _explain(found: TaskExplanation) -> None:
     click.echo(found.why)
     for each in found.chain:
         click.echo(f"{'  ' * each.depth}{_waiting(each)}")
+    for line in _resuming().left_lines(found.recovery):
+        click.echo(line)
 
 
 def _waiting(each: TaskWait) -> str:
@@ -243,7 +245,11 @@ It prints a line for the shell. Give it to eval, and the commands of this shell 
 def _claimed(claimed: ClaimedTask) -> None:
     task, lease = claimed.task, claimed.lease
     click.echo(f"export NEXUS_LEASE={lease.id}:{lease.epoch}")
-    hint(f'Agent "{lease.agent or lease.holder}" has claimed task {task.number} "{_short(task.name)}".')
+    said = [f'Agent "{lease.agent or lease.holder}" has claimed task {task.number} "{_short(task.name)}".']
+    if claimed.recovery is not None:
+        said += _resuming().left_lines(claimed.recovery)
+        said.append(f"See where its work was left: {command_line('nexusctl', 'task', 'resume', reference(task))}")
+    hint("\n".join(said))
 
 
 def _make_move(command: type[Command[Task]], done: str) -> Callable[[], click.Command]:
@@ -366,6 +372,13 @@ def _pages() -> ModuleType:
     return pages
 
 
+def _resuming() -> ModuleType:
+    """The verbs about where the work on a task is, which other verbs do not need."""
+    from nexus.cli import resuming
+
+    return resuming
+
+
 task = NounGroup(
     "task",
     "Manage tasks: what is to be done, in which order, and who does it.",
@@ -384,6 +397,8 @@ task = NounGroup(
         "queue": ("Say that tasks are wanted soon.", _make_move(QueueTask, "Queued")),
         "unqueue": ("Make queued tasks pending.", _make_move(UnqueueTask, "Unqueued")),
         "claim": ("Claim a task for an agent.", _make_claim),
+        "save": ("Save where the work on a task is.", lambda: _resuming().make_save()),
+        "resume": ("Show where the work on a task was left.", lambda: _resuming().make_resume()),
         "run": ("Claim a task, and start its agent as a job that keeps the lease.", _make_run),
         "prime": ("Print what an agent needs to know of the ledger.", lambda: _guide().make_prime()),
         "watch": ("Tell what others change in a leased task.", lambda: _guide().make_watch()),

@@ -32,7 +32,14 @@ for _state, _meaning in (
     ("expired", "A lease was not renewed in time."),
     ("revoked", "A lease was taken from its holder."),
 ):
-    event(f"lease.{_state}", _meaning, reason="why, in words", **_HELD)
+    event(
+        f"lease.{_state}",
+        _meaning,
+        reason="why, in words",
+        continue_point="of a task: the number of its newest continue point",
+        checkpoint="of a task: the number of the newest checkpoint of its project",
+        **_HELD,
+    )
 written_event("lease", "A lease")
 cause("lease.job_ended", "The job that renewed a lease ended.")
 cause("leases.retention", "Leases ended longer ago than the setting leases.keep_days.")

@@ -65,12 +65,16 @@ LEASES = Table(
 derived("fence", "the column epoch of the leases: the highest that a resource had")
 
 OnEnd = Callable[[Transaction, Operation, Lease], None]
-_RESOURCES: dict[str, OnEnd] = {}
+Tells = Callable[[Reader, Lease], dict[str, Any]]
+_RESOURCES: dict[str, tuple[OnEnd, Tells]] = {}
 
 
-def resource(kind: str, on_end: OnEnd) -> None:
-    """Have ``on_end`` called in the transaction that ends a lease of this kind of resource, with the lease as it is."""
-    _RESOURCES[kind] = on_end
+def resource(kind: str, on_end: OnEnd, tells: Tells = lambda _reader, _lease: {}) -> None:
+    """Have ``on_end`` called in the transaction that ends a lease of this kind of resource, with the lease as it is.
+
+    ``tells`` gives, before that, further fields of the event.
+    """
+    _RESOURCES[kind] = (on_end, tells)
 
 
 def live_lease(reader: Reader, kind: str, resource_id: str) -> Lease | None:
@@ -190,6 +194,9 @@ def end(tx: Transaction, operation: Operation, lease: Lease, state: LeaseState, 
     """End a live lease, and tell what it was on; a revoked one raises the fence as well. Returns it as it is then."""
     operation.enter(tx, lease.project_id)  # while the lease lives: the request may be its holder's
     told = {name: getattr(lease, name) for name in LEASES.told} | {"reason": reason}
+    on_end, tells = _RESOURCES.get(lease.resource_kind, (None, None))
+    if tells is not None:
+        told |= tells(tx, lease)
     ended = LEASES.write(
         tx,
         operation,
@@ -203,7 +210,6 @@ def end(tx: Transaction, operation: Operation, lease: Lease, state: LeaseState, 
         highest = max(fence(tx, lease.resource_kind, lease.resource_id), lease.epoch) + 1
         raise_fence(tx, lease.resource_kind, lease.resource_id, highest)
     tx.mark_fence(FenceMark(lease.resource_kind, lease.resource_id, lease.epoch, highest))
-    on_end = _RESOURCES.get(lease.resource_kind)
     if on_end is not None:
         on_end(tx, operation, ended)
     return ended

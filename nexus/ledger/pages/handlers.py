@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from nexus.capability import Context, handles
+from nexus.ledger import recovery
 from nexus.ledger.pages import store
 from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
-from nexus.ledger.pages.records import AgentPool, Board, DependencyGraph, Execution, Overview
+from nexus.ledger.pages.records import AgentPool, Board, Card, DependencyGraph, Execution, Overview
 from nexus.store import Reader
 
 __all__ = ["get_agent_pool", "get_board", "get_execution", "get_project_overview", "get_task_graph"]
@@ -43,9 +46,23 @@ async def get_board(ctx: Context, command: GetBoard) -> Board:
 
 @handles(GetExecution)
 async def get_execution(ctx: Context, command: GetExecution) -> Execution:
-    return await _of_project(
-        ctx, "execution", lambda reader, project: store.execution(reader, project, command.limit, _now())
-    )
+    return await _of_project(ctx, "execution", lambda reader, project: _execution(reader, project, command.limit))
+
+
+def _execution(reader: Reader, project_id: str, limit: int) -> Execution:
+    """The execution of a project, with where the work on each task was left."""
+    page = store.execution(reader, project_id, limit, _now())
+    lists = {
+        name: [_with_point(reader, project_id, card) for card in getattr(page, name)]
+        for name in ("working", "in_review", "ready", "blocked", "failed")
+    }
+    checkpoint = recovery.newest("checkpoint", reader, recovery.Place("", project_id))
+    return msgspec.structs.replace(page, **lists, checkpoint=checkpoint)
+
+
+def _with_point(reader: Reader, project_id: str, card: Card) -> Card:
+    point = recovery.newest("continue_point", reader, recovery.Place(card.id, project_id))
+    return card if point is None else msgspec.structs.replace(card, continue_point=point)
 
 
 @handles(GetTaskGraph)

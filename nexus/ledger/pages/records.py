@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import field
 from nexus_protocol.command import Record, WireEnum
 
@@ -49,6 +51,8 @@ class Card(Record, kw_only=True):
     reason: str | None = None
     depends_on: list[int] = field(default_factory=list)
     """The numbers of the tasks that it waits for; in a graph alone. Of another project's task it is negative."""
+    continue_point: dict[str, Any] | None = None
+    """The newest continue point of the task; of an execution alone."""
 
 
 class FeatureProgress(Record, kw_only=True):
@@ -131,6 +135,8 @@ class Execution(Record, kw_only=True):
     failed: list[Card]
     counts: dict[str, int]
     ready_count: int
+    checkpoint: dict[str, Any] | None = None
+    """The newest checkpoint of the project: ``number`` and so on."""
 
 
 class DependencyGraph(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nexus.capability import Context, handles
 from nexus.hints import command_line
+from nexus.ledger import recovery
 from nexus.ledger.agents import store as agents
 from nexus.ledger.agents.records import Agent
 from nexus.ledger.features.store import FEATURES
@@ -41,6 +42,7 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
         )
     task = _best(tx, scope, project_id, command) if command.task is None else _named(tx, ctx, scope, command, agent)
     cannot = f"cannot claim task {task.number}"
+    left = recovery.recovery_of(tx, task)
     _check_limit(tx, task, cannot)
     name = "take over" if task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW) else "claim"
     changes = {
@@ -73,7 +75,7 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
         age_ms=0,
         overdue=False,
     )
-    return ClaimedTask(claimed, told)
+    return ClaimedTask(claimed, told, left)
 
 
 def _best(tx: Transaction, scope: Scope, project_id: str, command: ClaimTask) -> Task:

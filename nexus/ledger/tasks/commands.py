@@ -93,6 +93,8 @@ event(
     "task.moved",
     "The status of a task changed.",
     **{"move": "claim, submit and so on", "from": "its status before", "to": "and now", "agent": "the agent's id"},
+    continue_point="of a task that is free again: the number of its newest continue point",
+    checkpoint="and that of the newest checkpoint of its project",
 )
 event("task.escalated", "A task was rejected max_iterations times: a person decides.", qa_iterations="how often")
 event(

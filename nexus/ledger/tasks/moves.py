@@ -8,12 +8,13 @@ from typing import Any
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import record
+from nexus.ledger import recovery
 from nexus.ledger.agents import store as agents
 from nexus.ledger.features.store import count_completed
 from nexus.ledger.leases import store as leases
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.metrics import store as metrics
-from nexus.ledger.states import TASK_MOVES, LeaseState, MetricType, TaskReason, TaskStatus, TaskType
+from nexus.ledger.states import READY, TASK_MOVES, LeaseState, MetricType, TaskReason, TaskStatus, TaskType
 from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks import store
 from nexus.ledger.tasks.errors import TaskMoveRefused, TaskNotesNeeded, TaskNotReady
@@ -40,6 +41,7 @@ __all__ = [
 KIND = "task"
 """The kind of the resource that a lease on a task is for."""
 _MINUTE_MS = 60_000
+_AT_WORK = frozenset({TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW})
 _NO_REASON = {"reason": None, "reason_code": None, "blocked_by": None}
 
 
@@ -78,7 +80,11 @@ def move(
     if task.status in (TaskStatus.BLOCKED, TaskStatus.FAILED):
         values = {**_NO_REASON, **values}
     agent = values.get("assigned_agent") or task.assigned_agent
-    detail = {"move": name, "from": task.status.value, "to": to.value} | ({"agent": agent} if agent else {})
+    detail: dict[str, Any] = {"move": name, "from": task.status.value, "to": to.value}
+    if agent:
+        detail["agent"] = agent
+    if to in READY and task.status in _AT_WORK:
+        detail |= recovery.told(tx, task)
     moved = TASKS.update(tx, operation, task, values, event="moved", detail=detail)
     if TaskStatus.COMPLETED in (task.status, to) and task.status is not to:
         recount_below(tx, task.id)
@@ -209,11 +215,17 @@ def _lease_ended(tx: Transaction, operation: Operation, lease: Lease) -> None:
         return
     if task.status is TaskStatus.IN_PROGRESS:
         move(tx, operation, task, "release", TaskStatus.PENDING, {"assigned_agent": None})
-    if task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW):
+    if task.status in _AT_WORK:
         agents.finished(tx, operation, lease.holder, task.id, completed=False, failed=False)
 
 
-leases.resource(KIND, _lease_ended)
+def _left(reader: Reader, lease: Lease) -> dict[str, Any]:
+    """What the event of the end of a lease says of where the work on its task was left."""
+    task = TASKS.by_id(reader, lease.resource_id)
+    return {} if task is None else recovery.told(reader, task)
+
+
+leases.resource(KIND, _lease_ended, _left)
 
 
 def not_ready(reader: Reader, task: Task, cannot: str) -> TaskNotReady:

@@ -12,6 +12,7 @@ from nexus.records.fields import Reference
 
 __all__ = [
     "ClaimedTask",
+    "Recovery",
     "Task",
     "TaskComment",
     "TaskCounts",
@@ -165,11 +166,22 @@ class TaskMade(Record):
     """Of a graph: its temporary name."""
 
 
+class Recovery(Record):
+    """Where the work on a task was left."""
+
+    continue_point: dict[str, Any] | None = None
+    """The newest continue point of the task: ``number``, ``last_action``, ``saved_at`` and so on."""
+    checkpoint: dict[str, Any] | None = None
+    """The newest checkpoint of its project: ``number`` and so on."""
+
+
 class ClaimedTask(Record):
     """A task that was claimed, and the lease by which its holder may change it."""
 
     task: Task
     lease: TaskLease
+    recovery: Recovery | None = None
+    """Where its work was left, if it had begun before."""
 
 
 class TaskCounts(Record):
@@ -207,6 +219,8 @@ class TaskExplanation(Record):
     """One sentence."""
     chain: list[TaskWait] = field(default_factory=list)
     """What it waits for, the nearest first; 200 at most."""
+    recovery: Recovery | None = None
+    """Where its work was left, if it has begun and is not completed."""
 
 
 class TaskGraph(Record):

@@ -22,6 +22,7 @@ from nexus.ledger.tasks.errors import (
 from nexus.ledger.tasks.records import Task, TaskComment, TaskNote
 from nexus.records.contents import Contents, Held, contents, numbered
 from nexus.records.errors import RecordErrors, RecordNameTaken
+from nexus.records.links import unlinked
 from nexus.records.table import Table
 from nexus.store import Reader, Transaction
 
@@ -295,6 +296,7 @@ def _delete(tx: Transaction, operation: Operation, task: Task) -> None:
     for rows in (NOTE_ROWS, COMMENT_ROWS):
         for (key,) in tx.all(f"SELECT id FROM {rows.name} WHERE task_id = ?", (task.id,)):
             rows.record(tx, operation, subject_of(task), key, rows.delete(tx, key), None)
+    unlinked(tx, operation, "task", task.id)
     dependencies.forget(tx, task.id)
     if task.status is TaskStatus.COMPLETED and task.feature_id is not None:
         count_completed(tx, operation, task.feature_id, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nexus.capability import Context, handles
+from nexus.ledger import recovery
 from nexus.ledger.agents.store import AGENTS
 from nexus.ledger.states import TaskStatus, TaskType
 from nexus.ledger.tasks import dependencies_store as dependencies
@@ -29,9 +30,9 @@ async def explain_task(ctx: Context, command: ExplainTask) -> TaskExplanation:
 def _explained(reader: Reader, task: Task) -> TaskExplanation:
     chain = _chain(reader, task)
     ready = store.is_ready(reader, task.id)
-    return TaskExplanation(
-        task, ready, _sentence(reader, task, ready, [each for each in chain if each.depth == 1]), chain
-    )
+    why = _sentence(reader, task, ready, [each for each in chain if each.depth == 1])
+    left = None if task.status is TaskStatus.COMPLETED else recovery.recovery_of(reader, task)
+    return TaskExplanation(task, ready, why, chain, left)
 
 
 def _chain(reader: Reader, task: Task) -> list[TaskWait]:

@@ -1,0 +1,1 @@
+"""Continue points: where the work on a task was, so that another agent can go on with it."""

@@ -1,0 +1,1 @@
+"""Episodes: what agents learned in a project, to be found again."""

@@ -1,0 +1,35 @@
+"""The handlers of the memory, by subject."""
+
+from __future__ import annotations
+
+from nexus.memory.checkpointed import PARTS
+from nexus.memory.continue_points.handlers import (
+    create_continue_point,
+    delete_continue_point,
+    get_continue_point,
+    get_resume_point,
+    list_continue_points,
+)
+from nexus.memory.episodes.handlers import (
+    create_episode,
+    delete_episode,
+    get_episode,
+    list_episodes,
+    prune_episodes,
+    update_episode,
+)
+
+__all__ = [
+    "PARTS",
+    "create_continue_point",
+    "create_episode",
+    "delete_continue_point",
+    "delete_episode",
+    "get_continue_point",
+    "get_episode",
+    "get_resume_point",
+    "list_continue_points",
+    "list_episodes",
+    "prune_episodes",
+    "update_episode",
+]
