@@ -16,7 +16,7 @@ from nexus.records.checkpointed import ABSENT, Changes, Part, Rowset
 from nexus.records.table import DOC, next_number
 from nexus.store import Transaction
 
-__all__ = ["add", "change", "nothing", "remove"]
+__all__ = ["add", "change", "make_room", "nothing", "remove"]
 
 _tags = msgspec.json.Decoder(list[str]).decode
 
@@ -41,6 +41,21 @@ class _Subjects:
 
 def _written(part: Part) -> Event:
     return part.rows.kind + WRITTEN, {}
+
+
+def make_room(tx: Transaction, part: Part, changes: Changes, now: Rowset, wanted: Rowset) -> None:
+    """Take numbers away, for the time of the restore, from rows that go or get another one, if others are to have them.
+
+    A plan that was read from files may have given the number of a deleted record again.
+    """
+    if "number" not in now.places:
+        return
+    renumbered = [id_ for id_, columns in changes.changed.items() if "number" in columns]
+    needed = {wanted.value(id_, "number") for id_ in (*changes.added, *renumbered)}
+    if not needed:
+        return
+    held = [(now.value(id_, "number"), id_) for id_ in (*changes.removed, *renumbered)]
+    part.rows.update_many(tx, ("number",), [(-number, id_) for number, id_ in held if number in needed])
 
 
 def add(

@@ -123,6 +123,8 @@ def _write(
     parts, wanted = all_parts(), plan.wanted
     with rewritten_at_once(tx, _searched(tx, changes)) as inserted:
         for part in parts:
+            applying.make_room(tx, part, changes[part.kind], now[part.kind], wanted[part.kind])
+        for part in parts:
             inserted += applying.add(tx, operation, part, project_id, changes[part.kind].added, wanted, plan.revisions)
         for part in parts:
             applying.change(tx, operation, part, project_id, changes[part.kind].changed, now, wanted)
