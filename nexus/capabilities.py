@@ -105,6 +105,11 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
         manager=True,
     ),
+    Capability(
+        "checkpoints",
+        (Noun("checkpoint", "Keep what a project's plan is, and go back to it.", ("checkpoints",)),),
+        manager=True,
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

@@ -208,7 +208,7 @@ def test_every_command_has_a_good_vector(info: CommandInfo) -> None:
 
 @COMMANDS
 def test_every_command_is_used_from_end_to_end(info: CommandInfo) -> None:
-    folders = ("e2e", "cli", "ledger", "memory")
+    folders = ("e2e", "cli", "ledger", "memory", "checkpoints")
     text = words(*(ROOT / "tests" / folder for folder in folders))
     assert any(use in text for use in (f"{info.name}(", f"{info.name}.of(", f"({constant(info.name)}"))
 

@@ -21,6 +21,7 @@ __all__ = [
     "Image",
     "Rows",
     "Subject",
+    "Written",
     "append_only",
     "append_only_tables",
     "is_part",
@@ -64,6 +65,17 @@ class Subject(NamedTuple):
     name: str | None
     project_id: str | None
     """None: it is of no project."""
+
+
+class Written(NamedTuple):
+    """A write of one row, as ``Rows.record_many`` records it."""
+
+    subject: Subject
+    key: str
+    before: Image | None
+    after: Image | None
+    event: Event
+    revision: int | None
 
 
 class Rows:
@@ -215,6 +227,61 @@ class Rows:
             )
         if others:
             _insert_events(tx, operation, subject, others)
+
+    # Each of these writes many rows with one statement; none is for a table with a joined one.
+
+    def insert_many(self, tx: Transaction, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, given these columns of each, without recording it.
+
+        Raises:
+            StoreConflict: a constraint refused a row.
+        """
+        tx.execute_many(_insert_statement(self.name, tuple(columns), ()), rows)
+
+    def update_many(self, tx: Transaction, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Set columns of rows, given these columns of each and then its key, without recording it.
+
+        Raises:
+            StoreConflict: a constraint refused a change.
+        """
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        tx.execute_many(f"UPDATE {self.name} SET {assignments} WHERE {self.key} = ?", rows)
+
+    def delete_many(self, tx: Transaction, keys: Iterable[str]) -> None:
+        """Delete rows, without recording it.
+
+        Raises:
+            StoreConflict: another row refers to one of them.
+        """
+        tx.execute_many(f"DELETE FROM {self.name} WHERE {self.key} = ?", [(key,) for key in keys])
+
+    def record_many(self, tx: Transaction, operation: Operation, written: Sequence[Written]) -> None:
+        """Record writes that ``tx`` has made, each with its event; of two images all columns have changed."""
+        if self.secret or not written:
+            for each in written:
+                self.record(tx, operation, each.subject, each.key, each.before, each.after, [each.event], each.revision)
+            return
+        caller = operation.caller
+        id_ = operation.enter(tx, written[0].subject.project_id)
+        hidden = self.volatile
+        rows = []
+        for subject, key, before, after, (kind, detail), revision in written:
+            images = []
+            for image in (before, after):
+                if image is not None and None in (before, after):
+                    image = {c: value for c, value in image.items() if value is not None and c not in hidden}
+                elif image is not None and not hidden.isdisjoint(image):
+                    image = {c: value for c, value in image.items() if c not in hidden}
+                images.append(_encode_image(image) if image else None)
+            if images == [None, None]:
+                continue
+            packed = _encode_detail(detail).decode() if detail else "{}"
+            who = (caller.actor, caller.uid, caller.pid, packed, id_)
+            rows.append((tx.now, kind, *subject, *who, self.name, key, revision, *images))
+        for kind in {each.event[0] for each in written}:
+            event_kind(kind)
+        tx.mark_journal()
+        tx.execute_many(_INSERT, rows)
 
     def _image(self, tx: Transaction, columns: Image | None, secrets: dict[bytes, Any], *, whole: bool) -> Image | None:
         """What is recorded of columns. A ``whole`` row is without those that are NULL."""

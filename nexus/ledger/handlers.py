@@ -13,6 +13,7 @@ from nexus.ledger.agents.handlers import (
     terminate_agent,
     update_agent,
 )
+from nexus.ledger.checkpointed import PARTS
 from nexus.ledger.features.handlers import (
     create_feature,
     create_sub_feature,
@@ -79,6 +80,7 @@ from nexus.ledger.tasks.moves_handlers import (
 from nexus.ledger.tasks.why_handlers import explain_task
 
 __all__ = [
+    "PARTS",
     "add_task_comment",
     "add_task_note",
     "approve_task",

@@ -19,6 +19,7 @@ __all__ = [
     "RecordIdTaken",
     "RecordNameTaken",
     "RecordNotFound",
+    "RestoreRefused",
 ]
 
 
@@ -71,6 +72,12 @@ class RecordChanged(Conflict):
 
 class RecordCursorInvalid(InvalidArgument):
     """The cursor was not returned by this list for these filters."""
+
+
+class RestoreRefused(FailedPrecondition):
+    """What the checkpoint has cannot be put in the place of what is there; ``details.ids`` has some of the records."""
+
+    type = "checkpoint.restore_refused"
 
 
 class QueryInvalid(InvalidArgument):

@@ -172,6 +172,13 @@ class Transaction(Reader, Protocol):
             StoreConflict: a constraint of the schema is violated.
         """
 
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each of many rows of parameters.
+
+        Raises:
+            StoreConflict: a constraint of the schema is violated.
+        """
+
     def count(self, kind: str, state: str, by: int) -> None:
         """Note that so many more records of a kind are in a state, for ``StateStore.counted``."""
 

@@ -7,13 +7,14 @@ covers, but by the view ``search_row``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nexus.store.base import Reader, Transaction
+from nexus.store.base import Reader, Row, Transaction
 from nexus.store.splitting import BARRIER, SPLITTING, cjk_run, indexed, pairs, parts, words_of
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "rebuild_at_once",
     "rebuild_step",
     "remove_docs",
+    "rewritten_at_once",
     "stale_reason",
     "words_expression",
 ]
@@ -53,6 +55,7 @@ ALL = 2**63 - 1
 _SCORE = "bm25(search_index, 8.0, 1.0, 0.5)"
 _STEP_DOCS = 500
 _STEP_ROWS = 50
+_ROWS_AT_ONCE = 500
 _STEP_CHARACTERS = 64 * 1024
 """Characters after which a step of a rebuild ends: 10 to 20 ms."""
 
@@ -235,6 +238,42 @@ def remove_docs(tx: Transaction, docs: Iterable[int]) -> None:
             "SELECT 'delete', doc, name FROM search_named WHERE doc = ?",
             (doc,),
         )
+
+
+@contextlib.contextmanager
+def rewritten_at_once(tx: Transaction, docs: Iterable[int]) -> Iterator[list[int]]:
+    """Within the block, let many rows with these numbers be changed or deleted, and others be inserted.
+
+    The numbers of what is inserted are put into the list. Triggers do nothing meanwhile: FTS5 gathers nothing of what
+    they would write, and is many times slower then.
+    """
+    to = indexed_to(tx)
+    every = list(docs)
+    names, texts = _rows_of(tx, every, to)
+    tx.execute_many("INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', ?, ?)", names)
+    tx.execute_many(
+        "INSERT INTO search_index (search_index, rowid, name, text, parts) VALUES ('delete', ?, ?, ?, ?)", texts
+    )
+    tx.execute("UPDATE search_state SET indexed_to = 0")
+    inserted: list[int] = []
+    yield inserted
+    tx.execute("UPDATE search_state SET indexed_to = ?", (to,))
+    names, texts = _rows_of(tx, [*every, *inserted], to)
+    tx.execute_many("INSERT INTO search_name (rowid, name) VALUES (?, ?)", names)
+    tx.execute_many("INSERT INTO search_index (rowid, name, text, parts) VALUES (?, ?, ?, ?)", texts)
+
+
+def _rows_of(reader: Reader, docs: list[int], to: int) -> tuple[list[Row], list[Row]]:
+    """What the indexes have, or are to have, of those of the rows that are there: the names, and the texts."""
+    names: list[Row] = []
+    texts: list[Row] = []
+    every = [doc for doc in docs if doc <= to]
+    for start in range(0, len(every), _ROWS_AT_ONCE):
+        some = every[start : start + _ROWS_AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        names += reader.all(f"SELECT doc, name FROM search_named WHERE doc IN ({marks})", some)
+        texts += reader.all(f"SELECT doc, name, text, parts FROM search_row WHERE doc IN ({marks})", some)
+    return names, texts
 
 
 def indexed_to(reader: Reader) -> int:

@@ -39,6 +39,9 @@ MAX_GROUP_WRITES = 128
 MAX_GROUP_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 8 * 1024 * 1024
 """Above this size the writer tries to truncate the write-ahead log, at most once a second."""
+CACHE_KIB, LARGE_CACHE_KIB = 2000, 32 * 1024
+"""Of pages, at most; the larger one for a group of more than ``MAX_GROUP_BYTES``, whose pages would be written and read
+again and again."""
 GUARDED_GROUPS = 64
 """So many groups have a savepoint for each write, after a write that failed."""
 LOG_LOOK_GROUPS = 8
@@ -88,6 +91,12 @@ class SqliteTransaction(SqliteReader):
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         try:
             return self._connection.execute(sql, parameters).rowcount
+        except sqlite3.IntegrityError as error:
+            raise sqlite_failure(error, "change the database") from error
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        try:
+            self._connection.executemany(sql, rows)
         except sqlite3.IntegrityError as error:
             raise sqlite_failure(error, "change the database") from error
 
@@ -454,6 +463,19 @@ class Writer:
         Raises:
             _GroupLost: nothing is committed, as far as this connection can tell.
         """
+        connection = self._connection
+        execute = connection.execute
+        is_large = sum(job.size_bytes for job in jobs) > MAX_GROUP_BYTES
+        if is_large:
+            execute(f"PRAGMA cache_size = -{LARGE_CACHE_KIB}")
+        try:
+            self._transaction_of(jobs)
+        finally:
+            if is_large:
+                with contextlib.suppress(sqlite3.Error):
+                    execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+
+    def _transaction_of(self, jobs: list[_Job]) -> None:
         connection = self._connection
         execute = connection.execute
         try:

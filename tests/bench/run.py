@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.beside import BESIDE_MEASURES
+from bench.checkpoints import CHECKPOINT_MEASURES
 from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
@@ -41,6 +42,7 @@ ALL = (
     *HUB_MEASURES,
     *JOB_MEASURES,
     *CONVERSATION_MEASURES,
+    *CHECKPOINT_MEASURES,
     *IMPORT_MEASURES,
     *SEARCH_MEASURES,
     *VECTOR_MEASURES,

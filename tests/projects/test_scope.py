@@ -65,6 +65,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "UpdateSubFeature": {"name": "gone"},
     "UpdateRequirement": {"source": "gone"},
     "UpdateSession": {"title": "gone"},
+    "UpdateCheckpoint": {"reason": "gone"},
     "UpdateEpisode": {"summary": "gone"},
     "PruneEpisodes": {"keep": 0},
     "LinkRequirement": {"features": ["gone"]},

@@ -15,6 +15,7 @@ from nexus_protocol.events import WRITTEN, event_kind
 from support.daemon import DaemonProcess
 from support.stores import look_at
 
+from nexus.checkpoints.store import CHECKPOINTS
 from nexus.client import BlockingClient
 from nexus.conversations.import_store import SOURCES
 from nexus.conversations.store import CONVERSATIONS
@@ -66,6 +67,7 @@ TABLES: dict[str, Table[Any]] = {
     "sub_feature": SUB_FEATURES,
     "requirement": REQUIREMENTS,
     "session": SESSIONS,
+    "checkpoint": CHECKPOINTS,
     "lease": LEASES,
     "continue_point": CONTINUE_POINTS,
     "episode": EPISODES,

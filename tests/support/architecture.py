@@ -264,6 +264,7 @@ _LAYERS: dict[str, set[str]] = {
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
 
 _STANDS_ON: dict[str, set[str]] = {
+    "nexus.checkpoints": {"nexus.ledger.recovery"},
     "nexus.memory": {
         *("nexus.ledger.agents.errors", "nexus.ledger.agents.records", "nexus.ledger.agents.store"),
         *("nexus.ledger.tasks.errors", "nexus.ledger.tasks.records", "nexus.ledger.tasks.store"),

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
+from nexus.checkpoints.commands import (
+    CreateCheckpoint,
+    DeleteCheckpoint,
+    RestoreCheckpoint,
+    UpdateCheckpoint,
+)
 from nexus.ledger.features.commands import (
     CreateFeature,
     CreateSubFeature,
@@ -111,5 +117,9 @@ PLAN: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "CompleteSession": (1, lambda pool: CompleteSession(_number(pool))),
     "CancelSession": (1, lambda pool: CancelSession(_number(pool))),
     "DeleteSession": (1, lambda pool: DeleteSession(_number(pool))),
+    "CreateCheckpoint": (2, lambda pool: CreateCheckpoint(reason=pool.words())),
+    "UpdateCheckpoint": (1, lambda pool: UpdateCheckpoint(_number(pool), name="other")),
+    "DeleteCheckpoint": (1, lambda pool: DeleteCheckpoint(_number(pool))),
+    "RestoreCheckpoint": (1, lambda pool: RestoreCheckpoint(_number(pool))),
 }
 """For each command how often it is made, and how."""

@@ -15,6 +15,7 @@ import msgspec
 from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
+from nexus.checkpoints.store import CHECKPOINTS
 from nexus.conversations.import_store import SOURCES
 from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
@@ -445,6 +446,7 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
         ("task", "tasks"),
         ("requirement", "requirements"),
         ("session", "sessions"),
+        ("checkpoint", "checkpoints"),
         ("continue_point", "continue_points"),
         ("episode", "episodes"),
     ):
@@ -589,6 +591,7 @@ def _fields_of_records() -> dict[str, set[str]]:
         "requirement": set(REQUIREMENTS.columns),
         "session": set(SESSIONS.columns),
         "task": set(TASKS.columns),
+        "checkpoint": set(CHECKPOINTS.columns),
         "lease": set(LEASES.columns),
         "continue_point": set(CONTINUE_POINTS.columns),
         "episode": {*EPISODES.columns, "embedding"},

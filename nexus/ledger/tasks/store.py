@@ -27,6 +27,8 @@ from nexus.records.table import Table
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "COMMENT_ROWS",
+    "NOTE_ROWS",
     "TASKS",
     "add_comment",
     "add_note",
@@ -69,8 +71,8 @@ TASKS = Table(
     computed=("notes", "comments", "lease", "names"),
     searchable=True,
 )  # fmt: skip
-_NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
-_COMMENT_ROWS = Rows("task_comment", ("id", "task_id", "text", "at", "agent_id", "actor"), kind="task")
+NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
+COMMENT_ROWS = Rows("task_comment", ("id", "task_id", "text", "at", "agent_id", "actor"), kind="task")
 
 _SHOWN = 200
 _FROM_READY = TASKS.select.replace(" FROM tasks", " FROM ready_tasks AS tasks")
@@ -237,17 +239,15 @@ def add_comment(tx: Transaction, operation: Operation, task: Task, *, text: str,
 
 def put_note(tx: Transaction, operation: Operation, subject: Subject, row: Mapping[str, Any]) -> None:
     """Add a note with the id and the time that it has; ``subject`` is its task."""
-    after = _NOTE_ROWS.insert(tx, row)
+    after = NOTE_ROWS.insert(tx, row)
     detail = {"note_kind": row["kind"], "note_id": row["id"]}
-    _NOTE_ROWS.record(tx, operation, subject, row["id"], None, after, [("task.noted", detail)])
+    NOTE_ROWS.record(tx, operation, subject, row["id"], None, after, [("task.noted", detail)])
 
 
 def put_comment(tx: Transaction, operation: Operation, subject: Subject, row: Mapping[str, Any]) -> None:
     """Add a comment with the id and the time that it has; ``subject`` is its task."""
-    after = _COMMENT_ROWS.insert(tx, row)
-    _COMMENT_ROWS.record(
-        tx, operation, subject, row["id"], None, after, [("task.commented", {"comment_id": row["id"]})]
-    )
+    after = COMMENT_ROWS.insert(tx, row)
+    COMMENT_ROWS.record(tx, operation, subject, row["id"], None, after, [("task.commented", {"comment_id": row["id"]})])
 
 
 def _next_at(tx: Transaction, table: str, task_id: str) -> int:
@@ -293,7 +293,7 @@ def _delete(tx: Transaction, operation: Operation, task: Task) -> None:
             "reason_code": TaskReason.GIVEN,
         }
         TASKS.update(tx, operation, waiting, changes)
-    for rows in (_NOTE_ROWS, _COMMENT_ROWS):
+    for rows in (NOTE_ROWS, COMMENT_ROWS):
         for (key,) in tx.all(f"SELECT id FROM {rows.name} WHERE task_id = ?", (task.id,)):
             rows.record(tx, operation, subject_of(task), key, rows.delete(tx, key), None)
     unlinked(tx, operation, "task", task.id)

@@ -1,0 +1,1 @@
+"""Checkpoints: what a project's plan was at a time, and the way back to it."""
