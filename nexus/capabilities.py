@@ -95,6 +95,11 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
         manager=True,
     ),
+    Capability(
+        "memory",
+        (Noun("chunk", "Index the code of a project, and find its parts.", ("chunks",)),),
+        manager=True,
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

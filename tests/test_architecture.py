@@ -205,7 +205,7 @@ def test_every_command_has_a_good_vector(info: CommandInfo) -> None:
 
 @COMMANDS
 def test_every_command_is_used_from_end_to_end(info: CommandInfo) -> None:
-    text = words(ROOT / "tests" / "e2e", ROOT / "tests" / "cli", ROOT / "tests" / "ledger")
+    text = words(ROOT / "tests" / "e2e", ROOT / "tests" / "cli", ROOT / "tests" / "ledger", ROOT / "tests" / "memory")
     assert any(use in text for use in (f"{info.name}(", f"{info.name}.of(", f"({constant(info.name)}"))
 
 

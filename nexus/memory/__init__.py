@@ -1,1 +1,1 @@
-"""Memory: what a project knows of its code."""
+"""Memory: what a project knows of its code, and of what was done."""

@@ -29,6 +29,8 @@ class SearchKind(WireEnum):
     """Its name and its description."""
     REQUIREMENT = "requirement"
     """Its description, its source, its user stories and its acceptance criteria."""
+    CHUNK = "chunk"
+    """A part of a file: its text, its symbols and the path of the file."""
 
 
 class SearchOrder(WireEnum):

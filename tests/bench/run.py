@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.beside import BESIDE_MEASURES
+from bench.chunks import CHUNK_MEASURES
 from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
@@ -42,6 +43,7 @@ ALL = (
     *IMPORT_MEASURES,
     *SEARCH_MEASURES,
     *HOST_MEASURES,
+    *CHUNK_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

@@ -20,6 +20,7 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.commands import GetOperation, ListOperations, WatchEvents
 from nexus.journal.keys import RequestKeyReused
 from nexus.ledger.tasks.commands import GraphTask
+from nexus.memory.chunks.records import ChunkEmbedding
 from nexus.projects.commands import (
     CreateProject,
     DeleteProject,
@@ -68,6 +69,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},
+    "SetChunkEmbeddings": {"embeddings": [ChunkEmbedding(DEFAULT_ID, [1.0])]},
 }
 """What a command needs beside one text for each required field."""
 

@@ -207,7 +207,6 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.records.scope", "nexus.records.leases"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
-    "nexus.memory": _KINDS["chunking"],
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
 }
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""

@@ -92,6 +92,7 @@ from nexus.system.commands import BackupDatabase, Batch, DeleteSetting, SetSetti
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.agent_mutations import AGENT_MAKERS
+from support.chunk_mutations import CHUNK_MAKERS
 from support.git import GitWorld
 from support.plan_mutations import PLAN
 from support.task_mutations import TASK_MAKERS
@@ -524,6 +525,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
     **AGENT_MAKERS,
     **PLAN,
+    **CHUNK_MAKERS,
     **TASK_MAKERS,
 }
 """For each command how often it is made, and how."""

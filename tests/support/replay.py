@@ -341,6 +341,7 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     known = {
         *("tag", "port_lease", "record_number", "job_after", "conversation_origins"),
         *("requirement_feature", "task_dependency", "fence"),
+        *("code_chunks", "chunk_symbol"),
     }
     assert set(derived_tables()) == known, "a derived table that is not checked"
     for (id_,) in database.execute(
@@ -380,6 +381,13 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         set(database.execute("SELECT requirement_id, feature_id FROM requirement_feature")),
         linked,
     )
+    symbols = {
+        (id_, symbol, project, symbol.replace("::", ".").rpartition(".")[2].casefold())
+        for id_, project, text in database.execute("SELECT id, project_id, symbols FROM code_chunks")
+        for symbol in json.loads(text)
+    }
+    found = set(database.execute("SELECT chunk_id, symbol, project_id, folded FROM chunk_symbol"))
+    yield from _sets("chunk_symbol", found, symbols)
     yield from _of_tasks(database)
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
@@ -443,7 +451,10 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
                 yield f"record_number has another number than the {kind} {highest} of {project}"
     docs = [
         (doc, table)
-        for table in ("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements")
+        for table in (
+            *("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements"),
+            "code_chunks",
+        )
         for (doc,) in database.execute(f"SELECT doc FROM {table}")
     ]
     yield from (f"{table} has a row without a doc" for doc, table in docs if doc is None)
