@@ -98,6 +98,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "memory",
         (
+            Noun("chunk", "Index the code of a project, and find its parts.", ("chunks",)),
             Noun("continue-point", "See where the work on tasks was left.", ("continue-points", "cp")),
             Noun("episode", "Keep and find what was learned.", ("episodes",)),
             Noun("memory", "Search what a project remembers."),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nexus.cli.result import Result
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
+    from nexus.projects.commands import Project
 
 __all__ = ["ANSWER_WITHIN_S", "MAX_KEY", "App"]
 
@@ -294,6 +295,16 @@ class App:
             return None, None
         self._place += 1
         return self.why, None if self.key is None else self.key_at(self._place - 1)
+
+    def project_record(self) -> Project:
+        """The project that this run speaks in.
+
+        Raises:
+            NotFound: there is none.
+        """
+        from nexus.projects.commands import GetProject
+
+        return self.call(GetProject())
 
     def hint_missing_project(self) -> None:
         """After a list came out empty: say so if that is because the folder has no project yet."""

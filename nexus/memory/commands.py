@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from nexus.memory.chunks.commands import (
+    MAX_EMBEDDINGS,
+    MAX_OPERATIONS,
+    DeleteChunks,
+    FindSymbols,
+    GetChunk,
+    GetChunkMap,
+    IndexChunks,
+    ListChunkHashes,
+    ListChunks,
+    ListUnembeddedChunks,
+    SetChunkEmbeddings,
+)
 from nexus.memory.continue_points.commands import (
     CreateContinuePoint,
     DeleteContinuePoint,
@@ -25,17 +38,28 @@ __all__ = [
     "CLEARABLE",
     "CreateContinuePoint",
     "CreateEpisode",
+    "DeleteChunks",
     "DeleteContinuePoint",
     "DeleteEpisode",
+    "FindSymbols",
+    "GetChunk",
+    "GetChunkMap",
     "GetContinuePoint",
     "GetEpisode",
     "GetResumePoint",
+    "IndexChunks",
+    "ListChunkHashes",
+    "ListChunks",
     "ListContinuePoints",
     "ListEpisodes",
+    "ListUnembeddedChunks",
     "ListVectorCollections",
+    "MAX_EMBEDDINGS",
+    "MAX_OPERATIONS",
     "PruneEpisodes",
     "ResetVectors",
     "SearchMemory",
     "SearchVectors",
+    "SetChunkEmbeddings",
     "UpdateEpisode",
 ]

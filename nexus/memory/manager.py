@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from nexus.capability import ManagerContext
+from nexus.memory.chunks.sweeper import ChunkSweeper
 from nexus.memory.episodes.accesses import Accesses
 from nexus.memory.vectors.index import VectorIndex
 from nexus.memory.vectors.tidying import Tidying
@@ -21,6 +22,7 @@ class MemoryManager:
 
     def __init__(self, context: ManagerContext) -> None:
         self.accesses = Accesses(context)
+        self.sweeper = ChunkSweeper(context)
         self.index = VectorIndex(
             context.store.path,
             idle_s=lambda: float(context.setting("vectors.idle_seconds")),
@@ -30,12 +32,14 @@ class MemoryManager:
         self._tasks = BackgroundTasks("memory", _log)
 
     async def start(self) -> None:
-        """Begin to tidy."""
+        """Begin to tidy, and go on with what an earlier daemon was deleting."""
+        self.sweeper.start()
         self._tidying.start()
 
     async def close(self) -> None:
         """Write what is only in memory, and end the process that searches."""
         await self.accesses.close()
+        await self.sweeper.close()
         await self._tidying.close()
         if removing := list(self._tasks):
             await asyncio.wait(removing)

@@ -19,7 +19,7 @@ __all__ = ["search"]
 _COLOUR = "yellow"
 _TITLE = 60
 
-_HELP = """Search messages, tool calls, jobs, tasks, episodes and the rest, in all projects.
+_HELP = """Search messages, tool calls, jobs, tasks, episodes, code and the rest, in all projects.
 
 All words must be there; "a phrase" has its words side by side, foo* is the beginning of a word, -word must not be
 there, and a OR b needs one of the two. Quote the query for the shell:
@@ -28,7 +28,7 @@ there, and a OR b needs one of the two. Quote the query for the shell:
     nexusctl search 'deploy "out of memory" -staging'
     nexusctl search 'getUser* role:user after:2026-01-01'
 
-Filters: kind: (conversation, message, tool, thinking, job, service, vm, feature, task, requirement, episode),
+Filters: kind: (conversation, message, tool, thinking, job, service, vm, feature, task, requirement, episode, chunk),
 role:, after:, before:, project:, conversation:, node:. Days and times are in UTC. Case and accents make no difference.
 Hits of this project come first; with -A all projects count alike.
 """

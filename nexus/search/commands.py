@@ -24,7 +24,7 @@ __all__ = ["RebuildSearchIndex", "Search"]
     max_payload=2 * 1024 * 1024,  # so that a query which is far too long is refused with its length
 )
 class Search(Command[SearchResult]):
-    """Search messages, tool calls, jobs, features, tasks, requirements, episodes, services, VMs and titles.
+    """Search messages, tool calls, jobs, features, tasks, requirements, episodes, code, services, VMs and titles.
 
     It looks in all projects. A query has words, all of which must be there. ``"a phrase"`` has its words side by
     side, ``foo*`` is the beginning of a word, ``-word`` must not be there, and ``a OR b`` needs one of the two.

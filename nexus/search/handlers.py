@@ -45,6 +45,7 @@ _OPEN = {
     SearchKind.TASK: ("task", "inspect"),
     SearchKind.REQUIREMENT: ("requirement", "inspect"),
     SearchKind.EPISODE: ("episode", "inspect"),
+    SearchKind.CHUNK: ("chunk", "inspect"),
 }
 
 
@@ -91,19 +92,24 @@ def _hit(found: Found, wanted: Words | str) -> Hit:
         cut = literal_snippet(found.text, wanted)
     else:
         cut = snippet(found.text, [term for group in wanted.all_of for term in group])
-    line = command_line("nexusctl", *_OPEN[found.kind], qualified(found.project, found.name))
+    name, reference = found.name, qualified(found.project, found.name)
+    if found.kind is SearchKind.CHUNK:
+        # A path has slashes as a reference has. The name is the line of the match.
+        file, _, start = name.rpartition(":")
+        line = int(start) + found.text.count("\n", 0, cut.at)
+        name, reference = f"{file}:{line}", found.id
     return Hit(
         kind=found.kind,
         id=found.id,
         project_id=found.project_id,
         project=found.project,
-        name=found.name,
+        name=name,
         title=found.title,
         role=found.role,
         created_at=found.created_at,
         snippet=cut.text,
         highlights=[[start, end] for start, end in cut.highlights],
-        open=line,
+        open=command_line("nexusctl", *_OPEN[found.kind], reference),
     )
 
 

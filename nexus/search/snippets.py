@@ -25,6 +25,8 @@ class Snippet(NamedTuple):
 
     text: str
     highlights: list[tuple[int, int]]
+    at: int = 0
+    """Where the first match is in the whole text."""
 
 
 class _Folding(dict[int, int]):
@@ -63,7 +65,7 @@ def literal_snippet(text: str, literal: str) -> Snippet:
     found = [
         (match.start(), match.end()) for match in re.finditer(re.escape(literal), text[begin : begin + len(shown)])
     ]
-    return Snippet(shown, found[:_MAX_HIGHLIGHTS] or [(at - begin, min(at - begin + len(literal), len(shown)))])
+    return Snippet(shown, found[:_MAX_HIGHLIGHTS] or [(at - begin, min(at - begin + len(literal), len(shown)))], at)
 
 
 def _words(text: str) -> str:
@@ -96,4 +98,4 @@ def _around(text: str, at: int | None, pattern: re.Pattern[str] | None) -> Snipp
     folded = text[before : begin + _LENGTH].translate(_FOLDING)
     shift = begin - before
     found = [(match.start() - shift, match.end() - shift) for match in pattern.finditer(folded)]
-    return Snippet(shown, [(start, end) for start, end in found if 0 <= start < end][:_MAX_HIGHLIGHTS])
+    return Snippet(shown, [(start, end) for start, end in found if 0 <= start < end][:_MAX_HIGHLIGHTS], at or 0)

@@ -31,6 +31,8 @@ class SearchKind(WireEnum):
     """Its description, its source, its user stories and its acceptance criteria."""
     EPISODE = "episode"
     """Its summary and its content."""
+    CHUNK = "chunk"
+    """A part of a file: its text, its symbols and the path of the file."""
 
 
 class SearchOrder(WireEnum):

@@ -208,6 +208,17 @@ _TABLES = (
         "episodes.created_at",
         texts=("episodes.summary", "episodes.content"),
     ),
+    _Table(
+        "code_chunks",
+        # Those of a project that was deleted go in steps.
+        {SearchKind.CHUNK: "EXISTS (SELECT 1 FROM projects WHERE projects.id = code_chunks.project_id)"},
+        "code_chunks.file || ':' || CAST(code_chunks.start_line AS TEXT), NULL, NULL, code_chunks.content",
+        "code_chunks.id",
+        "code_chunks.project_id",
+        "code_chunks.indexed_at",
+        has_names=True,
+        texts=("code_chunks.content", "code_chunks.file"),
+    ),
 )
 _BY_NAME = {table.name: table for table in _TABLES}
 

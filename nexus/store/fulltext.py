@@ -29,6 +29,7 @@ __all__ = [
     "from_index",
     "has_index",
     "index_docs",
+    "index_named",
     "index_text",
     "indexed_to",
     "is_searchable",
@@ -212,6 +213,20 @@ def index_text(tx: Transaction, doc: int, name: str, text: str) -> None:
             "INSERT INTO search_index (rowid, name, text, parts) VALUES (?, ?, ?, ?)",
             (doc, name, indexed(text), parts(f"{name}\n{text}" if name else text)),
         )
+
+
+def index_named(tx: Transaction, rows: Sequence[tuple[int, str, str]]) -> None:
+    """Add rows to the index that were just inserted in a table without a trigger: numbers, names and texts."""
+    to = indexed_to(tx)
+    rows = [row for row in rows if row[0] <= to]
+    # One index after the other: FTS5 writes what it has gathered in one go.
+    for doc, name, text in rows:
+        tx.execute(
+            "INSERT INTO search_index (rowid, name, text, parts) VALUES (?, ?, ?, ?)",
+            (doc, name, indexed(text), parts(f"{name}\n{text}")),
+        )
+    for doc, name, _text in rows:
+        tx.execute("INSERT INTO search_name (rowid, name) VALUES (?, ?)", (doc, name))
 
 
 def index_docs(tx: Transaction, docs: Iterable[int]) -> None:

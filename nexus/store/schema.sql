@@ -1257,13 +1257,6 @@ CREATE TRIGGER search_episodes_update AFTER UPDATE OF summary, content ON episod
     VALUES (new.doc, '', search_text(coalesce(new.summary, '') || char(10) || new.content),
         search_parts(coalesce(new.summary, '') || char(10) || new.content));
 END;
-CREATE TRIGGER search_code_chunks_insert AFTER INSERT ON code_chunks
-    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
-    INSERT INTO search_index (rowid, name, text, parts)
-    VALUES (new.doc, new.file, search_text(new.symbols || char(10) || new.content),
-        search_parts(new.file || char(10) || new.symbols || char(10) || new.content));
-    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.file);
-END;
 CREATE TRIGGER search_code_chunks_delete AFTER DELETE ON code_chunks
     WHEN old.doc <= (SELECT indexed_to FROM search_state) BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)

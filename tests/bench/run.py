@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.beside import BESIDE_MEASURES
 from bench.checkpoints import CHECKPOINT_MEASURES
+from bench.chunks import CHUNK_MEASURES
 from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
@@ -48,6 +49,7 @@ ALL = (
     *VECTOR_MEASURES,
     *HOST_MEASURES,
     *LEDGER_MEASURES,
+    *CHUNK_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

@@ -20,6 +20,7 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.commands import GetOperation, ListOperations, WatchEvents
 from nexus.journal.keys import RequestKeyReused
 from nexus.ledger.tasks.commands import GraphTask
+from nexus.memory.chunks.records import ChunkEmbedding
 from nexus.projects.commands import (
     CreateProject,
     DeleteProject,
@@ -73,6 +74,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},
     "SearchVectors": {"query": [1.0]},
     "SearchMemory": {"text": "gone"},
+    "SetChunkEmbeddings": {"embeddings": [ChunkEmbedding(DEFAULT_ID, [1.0])]},
 }
 """What a command needs beside one text for each required field."""
 

@@ -256,6 +256,15 @@ STABLE_CODES = {
     "ResetVectors": 0x05A9,
     "SearchVectors": 0x05AA,
     "SearchMemory": 0x05B0,
+    "IndexChunks": 0x0598,
+    "ListChunkHashes": 0x0599,
+    "ListChunks": 0x059A,
+    "GetChunk": 0x059B,
+    "SetChunkEmbeddings": 0x059C,
+    "ListUnembeddedChunks": 0x059D,
+    "FindSymbols": 0x059E,
+    "GetChunkMap": 0x059F,
+    "DeleteChunks": 0x05A0,
 }
 """Codes never change: lines may be added here, but not changed."""
 

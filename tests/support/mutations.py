@@ -94,6 +94,7 @@ from nexus.system.commands import BackupDatabase, Batch, DeleteSetting, SetSetti
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.agent_mutations import AGENT_MAKERS
+from support.chunk_mutations import CHUNK_MAKERS
 from support.git import GitWorld
 from support.memory_mutations import MEMORY_MAKERS
 from support.plan_mutations import PLAN
@@ -529,6 +530,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     **AGENT_MAKERS,
     **MEMORY_MAKERS,
     **PLAN,
+    **CHUNK_MAKERS,
     **TASK_MAKERS,
 }
 """For each command how often it is made, and how."""

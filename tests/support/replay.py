@@ -345,6 +345,7 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         *("tag", "port_lease", "record_number", "job_after", "conversation_origins"),
         *("requirement_feature", "task_dependency", "fence"),
         *("kept_embedding", "vector_change", "vector_collection"),
+        *("code_chunks", "chunk_symbol"),
     }
     assert set(derived_tables()) == known, "a derived table that is not checked"
     for (id_,) in database.execute(
@@ -403,6 +404,13 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     )
     collections = database.execute("SELECT project_id, dimension FROM vector_collection WHERE collection = 'episodes'")
     yield from (f"vector_collection lacks {row}, which an episode has" for row in sorted(embedded - set(collections)))
+    symbols = {
+        (id_, symbol, project, symbol.replace("::", ".").rpartition(".")[2].casefold())
+        for id_, project, text in database.execute("SELECT id, project_id, symbols FROM code_chunks")
+        for symbol in json.loads(text)
+    }
+    found = set(database.execute("SELECT chunk_id, symbol, project_id, folded FROM chunk_symbol"))
+    yield from _sets("chunk_symbol", found, symbols)
     yield from _of_tasks(database)
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
@@ -472,6 +480,7 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
         for table in (
             *("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements"),
             "episodes",
+            "code_chunks",
         )
         for (doc,) in database.execute(f"SELECT doc FROM {table}")
     ]

@@ -12,6 +12,7 @@ _MODULES = {
     "episode": "episodes",
     "memory": "recall",
     "vectors": "embeddings",
+    "chunk": "chunks",
 }
 
 

@@ -1,0 +1,1 @@
+"""Chunks: the parts of a project's files, their symbols and their embeddings."""
