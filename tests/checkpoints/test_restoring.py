@@ -6,7 +6,6 @@ import contextlib
 import random
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -353,7 +352,7 @@ def test_what_is_written_while_a_restore_is_planned_is_in_its_checkpoint(daemon:
         nexus.call(CreateCheckpoint())
         for start in range(1, 1001, 100):
             nexus.batch([QueueTask(str(number)) for number in range(start, start + 100)])
-        stop = threading.Event()
+        stop, began = threading.Event(), threading.Event()
 
         def write() -> None:
             with BlockingClient(daemon.socket_path) as other:
@@ -361,12 +360,13 @@ def test_what_is_written_while_a_restore_is_planned_is_in_its_checkpoint(daemon:
                     if stop.is_set():
                         return
                     other.call(AddTaskComment("1", f"comment {number}"))
+                    began.set()
                     other.call(UpdateTask(str(number % 1000 + 1), priority=number % 9 + 1))
 
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            time.sleep(0.1)
+            assert began.wait(30)
             restored = nexus.call(RestoreCheckpoint("1"))
         finally:
             stop.set()
