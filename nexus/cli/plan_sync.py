@@ -84,7 +84,7 @@ def make_sync() -> click.Command:
         project = app.call(GetProject())
         state = _State(project.id, path)
         with file_problems("cannot read"):
-            lines = read_lines(path) if path.exists() else Lines({}, {}, {}, {}, has_conflicts=False)
+            lines = read_lines(path, lambda: _ancestor(path)) if path.exists() else Lines({}, {}, {}, None, False)
             base = state.read()
         for sides in (lines.ours, lines.theirs):
             check_cycles(path, {"tasks": [side.record for (kind, _), side in sides.items() if kind == "tasks"]})
@@ -140,6 +140,25 @@ both of its sides are read. Fields are merged one by one, by what file and ledge
 changed one, both keep their own, and the exit code is 1. A status is moved as its commands move it, and a lease
 guards it; what is refused is told. Sessions, metrics and what is of one machine stay out of the file.
 """
+
+
+def _ancestor(path: Path) -> bytes | None:
+    """The ancestor of a file in conflict, as git's index has it; None where there is no git or no such entry."""
+    top = path.parent
+    while not os.path.lexists(top / ".git"):
+        if top == top.parent:
+            return None
+        top = top.parent
+
+    import asyncio
+
+    from nexus.git.stages import read_ancestor
+
+    try:
+        return asyncio.run(read_ancestor(top, str(path.relative_to(top))))
+    except NexusError as error:
+        hint(f"Git does not tell what both sides had before: {error}")
+        return None
 
 
 def _planned(app: App) -> dict[Key, Any]:
@@ -360,6 +379,8 @@ def _value(value: Any) -> str:
 
 
 def _clash(clash: Clash) -> str:
+    if clash.field is None and clash.other is not None:
+        return ": one side of git's conflict has deleted it, and the other has it: it stays"
     if clash.field is None:
         return ": changed in the ledger, and not in the file any more" if clash.file is None else (
             ": changed in the file, and deleted in the ledger"
