@@ -27,12 +27,20 @@ from nexus.cli.output import Printer, hint, printable
 from nexus.cli.plan_files import file_problems, read_plan, write_file
 from nexus.cli.result import made
 from nexus.cli.verbs import Values, verb
-from nexus.ledger.features.commands import DeleteFeature, DeleteSubFeature, UpdateFeature, UpdateSubFeature
+from nexus.ledger.features.commands import (
+    DeleteFeature,
+    DeleteSubFeature,
+    GetFeature,
+    GetSubFeature,
+    UpdateFeature,
+    UpdateSubFeature,
+)
 from nexus.ledger.files.commands import ReadPlan
 from nexus.ledger.importing.plan_file import Key, Lines, check_cycles, format_line, format_plan, parts_of, read_lines
 from nexus.ledger.importing.plan_merge import FIELDS, Base, Change, Clash, Merged, merge, values_of
 from nexus.ledger.requirements.commands import (
     DeleteRequirement,
+    GetRequirement,
     LinkRequirement,
     UnlinkRequirement,
     UpdateRequirement,
@@ -43,6 +51,7 @@ from nexus.ledger.tasks.commands import (
     CompleteTask,
     DeleteTask,
     FailTask,
+    GetTask,
     QueueTask,
     ResetTask,
     UnblockTask,
@@ -51,6 +60,7 @@ from nexus.ledger.tasks.commands import (
 )
 from nexus.paths import state_directory
 from nexus.projects.commands import GetProject
+from nexus.records.errors import RecordChanged
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -60,7 +70,14 @@ __all__ = ["make_sync"]
 _REFUSALS = (InvalidArgument, NotFound, Conflict, FailedPrecondition, PermissionDenied)
 _SHOWN = 50
 _BACK = {"blocked": UnblockTask, "completed": ResetTask, "failed": ResetTask}
-_CLEARABLE = ("description", "feature_id", "sub_feature_id")
+_ATTEMPTS = 5
+_CLEARABLE = ("description", "source", "feature_id", "sub_feature_id")
+_GETS: dict[str, Any] = {
+    "tasks": GetTask,
+    "requirements": GetRequirement,
+    "sub_features": GetSubFeature,
+    "features": GetFeature,
+}
 _DELETES: dict[str, Any] = {
     "tasks": DeleteTask,
     "requirements": DeleteRequirement,
@@ -86,6 +103,12 @@ def make_sync() -> click.Command:
         with file_problems("cannot read"):
             lines = read_lines(path, lambda: _ancestor(path)) if path.exists() else Lines({}, {}, {}, None, False)
             base = state.read()
+        figures = next((kind for kind, _id in (*lines.ours, *lines.theirs) if kind not in FIELDS), None)
+        if figures is not None:
+            raise FailedPrecondition(
+                f"cannot sync with {path}: it is a file of 'project export', with {figures}, which sync would take out",
+                hint="Give another file, which may be a new one: nexusctl project sync FILE",
+            )
         for sides in (lines.ours, lines.theirs):
             check_cycles(path, {"tasks": [side.record for (kind, _), side in sides.items() if kind == "tasks"]})
         daemon = _planned(app)
@@ -93,7 +116,18 @@ def make_sync() -> click.Command:
         refused: list[_Refused] = []
         is_written = False
         if not is_dry:
-            refused = list(_apply(app, merged, prune=values.flag("prune")))
+            refused, stale = _apply(app, merged, merged.changes)
+            for _attempt in range(_ATTEMPTS):
+                if not stale:
+                    break
+                # Another client has changed these since they were read.
+                again = merge(lines, _planned(app), base, prefer)
+                merged = merged._replace(clashes=again.clashes)
+                more, stale = _apply(app, None, [each for each in again.changes if each.key in stale])
+                refused += more
+            refused += [_Refused(key, error) for key, error in stale.items()]
+            if values.flag("prune"):
+                refused += _delete(app, merged.deleted, daemon)
             for kind, records in merged.created.items():
                 for record in records:
                     key = (kind, record.name if kind == "agents" else record.id)
@@ -201,25 +235,53 @@ class _State:
 # What the daemon gets
 
 
-def _apply(app: App, merged: Merged, *, prune: bool) -> Iterator[_Refused]:
-    """Carry out what the daemon is to have; yields what it refuses."""
-    for part in parts_of(merged.created):
+def _apply(app: App, new: Merged | None, changes: Sequence[Change]) -> tuple[list[_Refused], dict[Key, NexusError]]:
+    """Carry out what the daemon is to have; returns what it refuses, and the records that changed meanwhile."""
+    refused: list[_Refused] = []
+    stale: dict[Key, NexusError] = {}
+    for part in parts_of({} if new is None else new.created):
         app.call(part)
-    for change in merged.changes:
+    for change in changes:
+        try:
+            revision = _revision(app, change.key, change.present)
+        except RecordChanged as error:
+            stale[change.key] = error
+            continue
+        except _REFUSALS as error:
+            refused.append(_Refused(change.key, error))
+            continue
         for command in _commands(change):
             if isinstance(command, NexusError):
-                yield _Refused(change.key, command)
+                refused.append(_Refused(change.key, command))
                 break
+            if "if_revision" in command.__struct_fields__:
+                command = msgspec.structs.replace(command, if_revision=revision)
             try:
-                app.call(command)
-            except _REFUSALS as error:
-                yield _Refused(change.key, error)
+                reply = app.call(command)
+            except RecordChanged as error:
+                stale[change.key] = error
                 break
-    if prune:
-        yield from _delete(app, merged.deleted)
+            except _REFUSALS as error:
+                refused.append(_Refused(change.key, error))
+                break
+            revision = reply.revision
+    return refused, stale
 
 
-def _delete(app: App, keys: Sequence[Key]) -> Iterator[_Refused]:
+def _revision(app: App, key: Key, present: Any) -> int:
+    """The revision of a record that is still as it was merged.
+
+    Raises:
+        RecordChanged: it is not.
+    """
+    found = app.call(_GETS[key[0]](key[1]))
+    if values_of(key[0], found) != values_of(key[0], present):
+        raise RecordChanged("cannot change it: it is changed each time while it is merged", hint="Sync again.")
+    revision: int = found.revision
+    return revision
+
+
+def _delete(app: App, keys: Sequence[Key], daemon: dict[Key, Any]) -> Iterator[_Refused]:
     """Delete records. One that another needs is tried again after that."""
     order = list(_DELETES)
     left = sorted((key for key in keys if key[0] in _DELETES), key=lambda key: order.index(key[0]))
@@ -227,7 +289,7 @@ def _delete(app: App, keys: Sequence[Key]) -> Iterator[_Refused]:
         refused: list[_Refused] = []
         for key in left:
             try:
-                app.call(_DELETES[key[0]](key[1]))
+                app.call(_DELETES[key[0]](key[1], if_revision=_revision(app, key, daemon[key])))
             except NotFound:
                 continue
             except _REFUSALS as error:
@@ -256,10 +318,9 @@ def _commands(change: Change) -> Iterator[Command[Any] | NexusError]:
         wanted = fields.pop("depends_on")
         fields["add_depends_on"] = [each for each in wanted if each not in present.depends_on]
         fields["remove_depends_on"] = [each for each in present.depends_on if each not in wanted]
-    clear = [name for name in _CLEARABLE if kind == "tasks" and name in fields and fields[name] is None]
+    clear = [name for name in _CLEARABLE if name in fields and fields[name] is None]
     given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None and value != []}
     given |= {name: [] for name in ("tags", "user_stories", "acceptance_criteria") if fields.get(name) == []}
-    given |= {name: "" for name in ("description", "source") if kind != "tasks" and name in fields and not fields[name]}
     if clear:
         given["clear"] = clear
     if given:

@@ -184,11 +184,11 @@ def read_lines(path: Path, before: Callable[[], bytes | None] = lambda: None) ->
         if marker in _MARKERS and line[7:8] not in (b"<", b"|", b"=", b">"):
             has_conflicts = True
             where = {b"<<<<<<<": (0,), b"|||||||": (), b"=======": (1,), b">>>>>>>": both}[marker]
-            if not where:
-                shown = shown or []
+            if not where and shown is None:
+                shown = []
             continue
-        if not where:
-            shown = [*(shown or ()), line]
+        if not where and shown is not None:
+            shown.append(line)
             continue
         if not line.strip():
             continue

@@ -146,10 +146,10 @@ class _Merger:
         ours, theirs = lines.ours.get(key), lines.theirs.get(key)
         if ours == theirs:
             return ours
-        is_known = lines.ancestors is not None
         before = None if lines.ancestors is None else lines.ancestors.get(key)
         if ours is None or theirs is None:
-            return self._one_side(key, ours or theirs, before, is_added=is_known and key not in (lines.ancestors or ()))
+            is_added = lines.ancestors is not None and key not in lines.ancestors
+            return self._one_side(key, ours or theirs, before, present, is_added=is_added)
         if ours.record == theirs.record:
             return ours if ours.version >= theirs.version else theirs
         kind = key[0]
@@ -178,7 +178,9 @@ class _Merger:
         # Another content than either version has.
         return Side(_with(kind, ours.record, merged), max(ours.version, theirs.version) + 1, ours.line)
 
-    def _one_side(self, key: Key, side: Side | None, before: Side | None, *, is_added: bool) -> Side | None:
+    def _one_side(
+        self, key: Key, side: Side | None, before: Side | None, present: Any, *, is_added: bool
+    ) -> Side | None:
         """A record that one side of a conflict has: the other has deleted it, unless this one has added it."""
         if side is None or is_added:
             return side
@@ -187,7 +189,8 @@ class _Merger:
         if before is not None or key in self._base:
             # It stays: what was changed is not deleted untold.
             self.result.clashes.append(Clash(key, None, side.record, None, _DELETED))
-            self._base.pop(key, None)
+            if present is None:
+                self._base.pop(key, None)
         return side
 
     # A record
