@@ -65,7 +65,7 @@ from nexus.records.errors import RecordChanged
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["make_sync"]
+__all__ = ["apply_changes", "make_sync"]
 
 _REFUSALS = (InvalidArgument, NotFound, Conflict, FailedPrecondition, PermissionDenied)
 _SHOWN = 50
@@ -116,14 +116,14 @@ def make_sync() -> click.Command:
         refused: list[_Refused] = []
         is_written = False
         if not is_dry:
-            refused, stale = _apply(app, merged, merged.changes)
+            refused, stale = apply_changes(app, merged, merged.changes)
             for _attempt in range(_ATTEMPTS):
                 if not stale:
                     break
                 # Another client has changed these since they were read.
                 again = merge(lines, _planned(app), base, prefer)
                 merged = merged._replace(clashes=again.clashes)
-                more, stale = _apply(app, None, [each for each in again.changes if each.key in stale])
+                more, stale = apply_changes(app, None, [each for each in again.changes if each.key in stale])
                 refused += more
             refused += [_Refused(key, error) for key, error in stale.items()]
             if values.flag("prune"):
@@ -235,7 +235,9 @@ class _State:
 # What the daemon gets
 
 
-def _apply(app: App, new: Merged | None, changes: Sequence[Change]) -> tuple[list[_Refused], dict[Key, NexusError]]:
+def apply_changes(
+    app: App, new: Merged | None, changes: Sequence[Change]
+) -> tuple[list[_Refused], dict[Key, NexusError]]:
     """Carry out what the daemon is to have; returns what it refuses, and the records that changed meanwhile."""
     refused: list[_Refused] = []
     stale: dict[Key, NexusError] = {}

@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from support.daemon import DaemonProcess
 from support.git import GitWorld
 from support.soak import SOAK
 
+from nexus.cli.plan_sync import apply_changes
 from nexus.client import BlockingClient
 from nexus.ledger.agents.commands import CreateAgent
 from nexus.ledger.features.commands import CreateFeature, CreateSubFeature, GetFeature, GetSubFeature, UpdateFeature
+from nexus.ledger.files.commands import ReadPlan
+from nexus.ledger.importing.plan_merge import Change
 from nexus.ledger.requirements.commands import CreateRequirement, GetRequirement
 from nexus.ledger.sessions.commands import StartSession
 from nexus.ledger.states import AgentType, FeatureStatus, RequirementCategory, SessionType, TaskStatus
@@ -246,6 +250,16 @@ def test_copies_of_two_branches_and_two_daemons_merge(
             return each.id, each.name, each.priority, each.status, each.tags, each.description or ""
 
         assert contents(other, of) == contents(nexus, of)
+
+
+def test_change_since_the_read_is_not_overwritten(nexus: BlockingClient) -> None:
+    made = nexus.call(CreateTask("Draw"))
+    (present,) = nexus.call(ReadPlan(figures=False)).tasks
+    nexus.call(UpdateTask("1", name="Of another client"))
+    app: Any = SimpleNamespace(call=nexus.call)
+    key = ("tasks", made.id)
+    refused, stale = apply_changes(app, None, [Change(key, {"name": "Of the file"}, present, present)])
+    assert (refused, list(stale), task(nexus, 1).name) == ([], [key], "Of another client")
 
 
 def test_file_of_an_export_is_not_overwritten(cli: Cli, nexus: BlockingClient, tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ class _Merger:
 
     def add(self, key: Key, side: Side | None, present: Any) -> None:
         """Merge a record of the file with that of the daemon; either may be absent."""
+        if side is None and present is None:
+            return  # a conflict of git had it on one side, and both have deleted it
         if side is None:
             self._only_daemon(key, present)
         elif present is None:
