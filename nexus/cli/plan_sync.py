@@ -27,12 +27,20 @@ from nexus.cli.output import Printer, hint, printable
 from nexus.cli.plan_files import file_problems, read_plan, write_file
 from nexus.cli.result import made
 from nexus.cli.verbs import Values, verb
-from nexus.ledger.features.commands import DeleteFeature, DeleteSubFeature, UpdateFeature, UpdateSubFeature
+from nexus.ledger.features.commands import (
+    DeleteFeature,
+    DeleteSubFeature,
+    GetFeature,
+    GetSubFeature,
+    UpdateFeature,
+    UpdateSubFeature,
+)
 from nexus.ledger.files.commands import ReadPlan
 from nexus.ledger.importing.plan_file import Key, Lines, check_cycles, format_line, format_plan, parts_of, read_lines
 from nexus.ledger.importing.plan_merge import FIELDS, Base, Change, Clash, Merged, merge, values_of
 from nexus.ledger.requirements.commands import (
     DeleteRequirement,
+    GetRequirement,
     LinkRequirement,
     UnlinkRequirement,
     UpdateRequirement,
@@ -43,6 +51,7 @@ from nexus.ledger.tasks.commands import (
     CompleteTask,
     DeleteTask,
     FailTask,
+    GetTask,
     QueueTask,
     ResetTask,
     UnblockTask,
@@ -51,16 +60,24 @@ from nexus.ledger.tasks.commands import (
 )
 from nexus.paths import state_directory
 from nexus.projects.commands import GetProject
+from nexus.records.errors import RecordChanged
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["make_sync"]
+__all__ = ["apply_changes", "make_sync"]
 
 _REFUSALS = (InvalidArgument, NotFound, Conflict, FailedPrecondition, PermissionDenied)
 _SHOWN = 50
 _BACK = {"blocked": UnblockTask, "completed": ResetTask, "failed": ResetTask}
-_CLEARABLE = ("description", "feature_id", "sub_feature_id")
+_ATTEMPTS = 5
+_CLEARABLE = ("description", "source", "feature_id", "sub_feature_id")
+_GETS: dict[str, Any] = {
+    "tasks": GetTask,
+    "requirements": GetRequirement,
+    "sub_features": GetSubFeature,
+    "features": GetFeature,
+}
 _DELETES: dict[str, Any] = {
     "tasks": DeleteTask,
     "requirements": DeleteRequirement,
@@ -84,8 +101,14 @@ def make_sync() -> click.Command:
         project = app.call(GetProject())
         state = _State(project.id, path)
         with file_problems("cannot read"):
-            lines = read_lines(path) if path.exists() else Lines({}, {}, {}, {}, has_conflicts=False)
+            lines = read_lines(path, lambda: _ancestor(path)) if path.exists() else Lines({}, {}, {}, None, False)
             base = state.read()
+        figures = next((kind for kind, _id in (*lines.ours, *lines.theirs) if kind not in FIELDS), None)
+        if figures is not None:
+            raise FailedPrecondition(
+                f"cannot sync with {path}: it is a file of 'project export', with {figures}, which sync would take out",
+                hint="Give another file, which may be a new one: nexusctl project sync FILE",
+            )
         for sides in (lines.ours, lines.theirs):
             check_cycles(path, {"tasks": [side.record for (kind, _), side in sides.items() if kind == "tasks"]})
         daemon = _planned(app)
@@ -93,7 +116,18 @@ def make_sync() -> click.Command:
         refused: list[_Refused] = []
         is_written = False
         if not is_dry:
-            refused = list(_apply(app, merged, prune=values.flag("prune")))
+            refused, stale = apply_changes(app, merged, merged.changes)
+            for _attempt in range(_ATTEMPTS):
+                if not stale:
+                    break
+                # Another client has changed these since they were read.
+                again = merge(lines, _planned(app), base, prefer)
+                merged = merged._replace(clashes=again.clashes)
+                more, stale = apply_changes(app, None, [each for each in again.changes if each.key in stale])
+                refused += more
+            refused += [_Refused(key, error) for key, error in stale.items()]
+            if values.flag("prune"):
+                refused += _delete(app, merged.deleted, daemon)
             for kind, records in merged.created.items():
                 for record in records:
                     key = (kind, record.name if kind == "agents" else record.id)
@@ -142,6 +176,25 @@ guards it; what is refused is told. Sessions, metrics and what is of one machine
 """
 
 
+def _ancestor(path: Path) -> bytes | None:
+    """The ancestor of a file in conflict, as git's index has it; None where there is no git or no such entry."""
+    top = path.parent
+    while not os.path.lexists(top / ".git"):
+        if top == top.parent:
+            return None
+        top = top.parent
+
+    import asyncio
+
+    from nexus.git.stages import read_ancestor
+
+    try:
+        return asyncio.run(read_ancestor(top, str(path.relative_to(top))))
+    except NexusError as error:
+        hint(f"Git does not tell what both sides had before: {error}")
+        return None
+
+
 def _planned(app: App) -> dict[Key, Any]:
     """The records of the plan that belong into the file."""
     found, _numbers = read_plan(app, figures=False)
@@ -182,25 +235,55 @@ class _State:
 # What the daemon gets
 
 
-def _apply(app: App, merged: Merged, *, prune: bool) -> Iterator[_Refused]:
-    """Carry out what the daemon is to have; yields what it refuses."""
-    for part in parts_of(merged.created):
+def apply_changes(
+    app: App, new: Merged | None, changes: Sequence[Change]
+) -> tuple[list[_Refused], dict[Key, NexusError]]:
+    """Carry out what the daemon is to have; returns what it refuses, and the records that changed meanwhile."""
+    refused: list[_Refused] = []
+    stale: dict[Key, NexusError] = {}
+    for part in parts_of({} if new is None else new.created):
         app.call(part)
-    for change in merged.changes:
+    for change in changes:
+        try:
+            revision = _revision(app, change.key, change.present)
+        except RecordChanged as error:
+            stale[change.key] = error
+            continue
+        except _REFUSALS as error:
+            refused.append(_Refused(change.key, error))
+            continue
         for command in _commands(change):
             if isinstance(command, NexusError):
-                yield _Refused(change.key, command)
+                refused.append(_Refused(change.key, command))
                 break
+            if "if_revision" in command.__struct_fields__:
+                command = msgspec.structs.replace(command, if_revision=revision)
             try:
-                app.call(command)
-            except _REFUSALS as error:
-                yield _Refused(change.key, error)
+                reply = app.call(command)
+            except RecordChanged as error:
+                stale[change.key] = error
                 break
-    if prune:
-        yield from _delete(app, merged.deleted)
+            except _REFUSALS as error:
+                refused.append(_Refused(change.key, error))
+                break
+            revision = reply.revision
+    return refused, stale
 
 
-def _delete(app: App, keys: Sequence[Key]) -> Iterator[_Refused]:
+def _revision(app: App, key: Key, present: Any) -> int:
+    """The revision of a record that is still as it was merged.
+
+    Raises:
+        RecordChanged: it is not.
+    """
+    found = app.call(_GETS[key[0]](key[1]))
+    if values_of(key[0], found) != values_of(key[0], present):
+        raise RecordChanged("cannot change it: it is changed each time while it is merged", hint="Sync again.")
+    revision: int = found.revision
+    return revision
+
+
+def _delete(app: App, keys: Sequence[Key], daemon: dict[Key, Any]) -> Iterator[_Refused]:
     """Delete records. One that another needs is tried again after that."""
     order = list(_DELETES)
     left = sorted((key for key in keys if key[0] in _DELETES), key=lambda key: order.index(key[0]))
@@ -208,7 +291,7 @@ def _delete(app: App, keys: Sequence[Key]) -> Iterator[_Refused]:
         refused: list[_Refused] = []
         for key in left:
             try:
-                app.call(_DELETES[key[0]](key[1]))
+                app.call(_DELETES[key[0]](key[1], if_revision=_revision(app, key, daemon[key])))
             except NotFound:
                 continue
             except _REFUSALS as error:
@@ -237,10 +320,9 @@ def _commands(change: Change) -> Iterator[Command[Any] | NexusError]:
         wanted = fields.pop("depends_on")
         fields["add_depends_on"] = [each for each in wanted if each not in present.depends_on]
         fields["remove_depends_on"] = [each for each in present.depends_on if each not in wanted]
-    clear = [name for name in _CLEARABLE if kind == "tasks" and name in fields and fields[name] is None]
+    clear = [name for name in _CLEARABLE if name in fields and fields[name] is None]
     given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None and value != []}
     given |= {name: [] for name in ("tags", "user_stories", "acceptance_criteria") if fields.get(name) == []}
-    given |= {name: "" for name in ("description", "source") if kind != "tasks" and name in fields and not fields[name]}
     if clear:
         given["clear"] = clear
     if given:
@@ -360,6 +442,8 @@ def _value(value: Any) -> str:
 
 
 def _clash(clash: Clash) -> str:
+    if clash.field is None and clash.other is not None:
+        return ": one side of git's conflict has deleted it, and the other has it: it stays"
     if clash.field is None:
         return ": changed in the ledger, and not in the file any more" if clash.file is None else (
             ": changed in the file, and deleted in the ledger"

@@ -159,14 +159,20 @@ def make_create(
     *,
     told: Callable[[R], str] = lambda _record: "",
     help: str | None = None,
+    prepare: Callable[[App, Values], None] | None = None,
 ) -> click.Command:
-    """``create``: ``told`` is what the sentence says of the new record, in parentheses."""
+    """``create``: ``told`` is what the sentence says of the new record, in parentheses.
+
+    ``prepare`` changes values before the command is built.
+    """
 
     def sentence(record: R) -> None:
         click.echo(f'Created {noun.word} "{name_of(record)}"' + (f" ({text})" if (text := told(record)) else ""))
         hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', reference(record))}")
 
     def run(app: App, values: Values, out: Printer) -> None:
+        if prepare is not None:
+            prepare(app, values)
         out.one(app.fetch(values.build(create)), name=name_of, sentence=sentence)
 
     return verb(create, run, help=help)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,9 @@ def shell_complete_project(ctx: click.Context, parameter: click.Parameter, incom
 
 
 def _make_create() -> click.Command:
-    return make_create(CreateProject, _PROJECT, told=lambda one: f"status: {one.status}", help=_CREATE_HELP)
+    return make_create(
+        CreateProject, _PROJECT, told=lambda one: f"status: {one.status}", help=_CREATE_HELP, prepare=_typed
+    )
 
 
 _CREATE_HELP = """Create a project: a scope in which names are unique.
@@ -238,6 +241,21 @@ def _pages() -> ModuleType:
     return pages
 
 
+def _typed(_app: App, values: Values) -> None:
+    """Make numbers of known settings, which are text on the command line; the daemon refuses what is none."""
+    from nexus.records.known_settings import KNOWN_SETTINGS
+
+    given: dict[str, str] = dict(values.every("settings", tuple))
+    if given:
+        values.put(
+            "settings",
+            {
+                key: int(value) if key in KNOWN_SETTINGS and re.fullmatch("-?[0-9]{1,18}", value) else value
+                for key, value in given.items()
+            },
+        )
+
+
 project = NounGroup(
     "project",
     "Manage projects.",
@@ -245,7 +263,7 @@ project = NounGroup(
         "create": ("Create a project.", _make_create),
         "list": ("List projects.", lambda: make_list(ListProjects, _PROJECT, _COLUMNS)),
         "inspect": ("Show projects with the number of their records.", _make_inspect),
-        "update": ("Change a project: its name, its folder.", lambda: make_update(UpdateProject, _PROJECT)),
+        "update": ("Change a project: its name, its folder.", lambda: make_update(UpdateProject, _PROJECT, _typed)),
         "pause": ("Pause projects: none of their tasks is ready.", lambda: _make_move(PauseProject, "Paused")),
         "resume": ("Let projects go on.", lambda: make_switch(ResumeProject, _PROJECT, "Resumed")),
         "complete": ("Complete projects.", lambda: make_switch(CompleteProject, _PROJECT, "Completed")),

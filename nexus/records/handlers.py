@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 from nexus_protocol import Command, InvalidArgument, encode_record
@@ -133,13 +133,19 @@ def gets(table: Table[R], get: type[Command[R]]) -> Any:
 
 
 def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -> Any:
-    """Make the handler of an Update command, whose first field is the reference."""
+    """Make the handler of an Update command, whose first field is the reference. Its field ``clear``, where it has one,
+    names optional fields to unset."""
     reference, *fields = update.__struct_fields__
     fields = [field for field in fields if not field.startswith("if_")]
+    optional = {field.name for field in msgspec.structs.fields(cast("Any", table.record)) if field.default is None}
+    clearable = [field for field in fields if field in optional]
 
     @handles(update)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
         changes = {field: getattr(command, field) for field in fields if getattr(command, field) is not None}
+        cleared = changes.pop("clear", None) or ()
+        _check_cleared(cleared, clearable, changes, f'cannot update {table.word} "{getattr(command, reference)}"')
+        changes |= dict.fromkeys(cleared)
         if not changes:
             raise InvalidArgument(
                 f'cannot update {table.word} "{getattr(command, reference)}": no field to change was given',
@@ -154,6 +160,18 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
         return table.update(tx, ctx.operation, record, changes)
 
     return handler
+
+
+def _check_cleared(cleared: Sequence[str], clearable: Sequence[str], changes: Mapping[str, Any], cannot: str) -> None:
+    unknown = next((field for field in cleared if field not in clearable), None)
+    if unknown is not None:
+        raise InvalidArgument(
+            f"{cannot}: {unknown} cannot be unset",
+            hint=f"Give some of {', '.join(clearable)}.",
+            details={"path": "clear"},
+        )
+    if not changes.keys().isdisjoint(cleared):
+        raise InvalidArgument(f"{cannot}: it sets and clears the same field", details={"path": "clear"})
 
 
 def deletes(

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nexus_protocol.errors import InvalidArgument
 from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.git import GitWorld
+from support.soak import SOAK
 
+from nexus.cli.plan_sync import apply_changes
 from nexus.client import BlockingClient
 from nexus.ledger.agents.commands import CreateAgent
-from nexus.ledger.features.commands import CreateFeature, UpdateFeature
+from nexus.ledger.features.commands import CreateFeature, CreateSubFeature, GetFeature, GetSubFeature, UpdateFeature
+from nexus.ledger.files.commands import ReadPlan
+from nexus.ledger.importing.plan_merge import Change
 from nexus.ledger.requirements.commands import CreateRequirement, GetRequirement
-from nexus.ledger.states import AgentType, FeatureStatus, RequirementCategory, TaskStatus
+from nexus.ledger.sessions.commands import StartSession
+from nexus.ledger.states import AgentType, FeatureStatus, RequirementCategory, SessionType, TaskStatus
 from nexus.ledger.tasks.commands import (
     AddTaskComment,
     ClaimTask,
@@ -29,7 +37,7 @@ from nexus.ledger.tasks.commands import (
     UpdateTask,
 )
 from nexus.ledger.tasks.records import Task
-from nexus.projects.commands import CreateProject, DeleteProject
+from nexus.projects.commands import CreateProject, DeleteProject, GetProject
 
 
 @pytest.fixture
@@ -242,3 +250,166 @@ def test_copies_of_two_branches_and_two_daemons_merge(
             return each.id, each.name, each.priority, each.status, each.tags, each.description or ""
 
         assert contents(other, of) == contents(nexus, of)
+
+
+def test_change_since_the_read_is_not_overwritten(nexus: BlockingClient) -> None:
+    made = nexus.call(CreateTask("Draw"))
+    (present,) = nexus.call(ReadPlan(figures=False)).tasks
+    nexus.call(UpdateTask("1", name="Of another client"))
+    app: Any = SimpleNamespace(call=nexus.call)
+    key = ("tasks", made.id)
+    refused, stale = apply_changes(app, None, [Change(key, {"name": "Of the file"}, present, present)])
+    assert (refused, list(stale), task(nexus, 1).name) == ([], [key], "Of another client")
+
+
+def test_file_of_an_export_is_not_overwritten(cli: Cli, nexus: BlockingClient, tmp_path: Path) -> None:
+    nexus.call(StartSession(SessionType.INTERVIEW))
+    cli.ok("project", "export", "plan.jsonl")
+    before = (tmp_path / "plan.jsonl").read_bytes()
+    refused = cli("project", "sync", "plan.jsonl")
+    assert "it is a file of 'project export', with sessions" in refused.err
+    assert (tmp_path / "plan.jsonl").read_bytes() == before
+
+
+def test_fields_are_cleared(cli: Cli, nexus: BlockingClient, tmp_path: Path) -> None:
+    feature = nexus.call(CreateFeature("All", description="x"))
+    part = nexus.call(CreateSubFeature(feature.id, "Half", description="x"))
+    need = nexus.call(CreateRequirement(RequirementCategory.TECHNICAL, "Fast", source="me"))
+    synced(cli)
+    for word in ("feature", "sub_feature"):
+        edited(tmp_path / "plan.jsonl", word, 1, description=None)
+    edited(tmp_path / "plan.jsonl", "requirement", 1, source=None)
+    assert synced(cli)["refused"] == []
+    assert nexus.call(GetSubFeature(part.id)).description is None
+    assert nexus.call(GetRequirement(need.id)).source is None
+    nexus.call(UpdateFeature("1", description="y"))
+    cli.ok("feature", "update", "1", "--clear", "description")
+    assert nexus.call(GetFeature(feature.id)).description is None
+    assert not synced(cli)["written"]
+    with pytest.raises(InvalidArgument, match="name cannot be unset"):
+        nexus.call(UpdateFeature("1", clear=["name"]))
+    with pytest.raises(InvalidArgument, match="sets and clears"):
+        nexus.call(UpdateFeature("1", description="x", clear=["description"]))
+
+
+def test_settings_of_a_project_are_numbers_on_the_command_line(cli: Cli, nexus: BlockingClient) -> None:
+    cli.ok("project", "update", "plan", "--settings", "max_task_minutes=6", "--settings", "colour=7")
+    assert nexus.call(GetProject()).settings == {"max_task_minutes": 6, "colour": "7"}
+    assert (
+        "max_task_minutes is a whole number" in cli("project", "update", "plan", "--settings", "max_task_minutes=x").err
+    )
+
+
+def test_without_an_ancestor_what_differs_is_told(cli: Cli, nexus: BlockingClient, tmp_path: Path) -> None:
+    file = tmp_path / "plan.jsonl"
+    nexus.call(CreateTask("Draw", description="long", tags=["a"]))
+    synced(cli)
+    before = file.read_text()
+    nexus.call(UpdateTask("1", description="longer"))
+    synced(cli)
+    head, ours = file.read_text().splitlines()
+    theirs = before.splitlines()[1].replace('["a"]', '["b"]').replace('"long"', '"short"')
+    file.write_text("\n".join([head, "<<<<<<< HEAD", ours, "=======", theirs, ">>>>>>> hers", ""]))
+    assert [(each["field"], each["file"]) for each in synced(cli, code=1)["conflicts"]] == [("description", "short")]
+    assert sorted(task(nexus, 1).tags) == ["a", "b"]
+    synced(cli, "--prefer", "file")
+    assert task(nexus, 1).description == "short"
+
+
+def _state(client: BlockingClient) -> dict[str, dict[str, Any]]:
+    return {
+        each.id: {"name": each.name, "description": each.description, "priority": each.priority, "tags": set(each.tags)}
+        for each in client.call(ListTasks()).tasks
+    }
+
+
+def _edit(dice: random.Random, client: BlockingClient, mark: str) -> None:
+    """Change a few fields of tasks, unset some, and delete one at times."""
+    for step in range(dice.randint(1, 4)):
+        one = dice.choice(client.call(ListTasks()).tasks)
+        word = f"{mark}{step}"
+        match dice.randrange(7):
+            case 0:
+                client.call(UpdateTask(one.id, name=word))
+            case 1:
+                client.call(UpdateTask(one.id, description=word))
+            case 2:
+                client.call(UpdateTask(one.id, clear=["description"]))
+            case 3:
+                client.call(UpdateTask(one.id, priority=dice.randint(1, 9)))
+            case 4:
+                client.call(UpdateTask(one.id, tags=[*one.tags, word]))
+            case 5:
+                client.call(UpdateTask(one.id, tags=one.tags[1:]))
+            case _:
+                client.call(DeleteTask(one.id))
+                client.call(CreateTask(word, description=word, tags=["x", "y"]))
+
+
+@pytest.mark.soak
+def test_edits_on_two_branches_are_in_both_or_told(
+    cli: Cli, nexus: BlockingClient, daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    seed = random.randrange(10**9)
+    dice = random.Random(seed)
+    world = GitWorld(tmp_path)
+    folders = [world.repository("here")]
+    for number in range(5):
+        nexus.call(CreateTask(f"Task {number}", description="of old", tags=["a", "b"]))
+    mine = Cli(cli.environment, folders[0])
+    synced(mine)
+    world.git(folders[0], "add", "plan.jsonl")
+    world.git(folders[0], "commit", "-qm", "plan")
+    folders.append(world.cloned("there", folders[0]))
+    theirs = Cli(daemon.environment, folders[1])
+    synced(theirs)
+
+    with BlockingClient(daemon.socket_path) as other:
+        clients, clis = [nexus, other], [mine, theirs]
+        for turn in range(2 * SOAK):
+            told: set[tuple[str, str | None]] = set()
+
+            def sync(side: int, *options: str, told: set[tuple[str, str | None]] = told) -> None:
+                result = clis[side]("project", "sync", "plan.jsonl", "--prune", *options, "-o", "json")
+                assert result.out, (seed, result.err)
+                assert not result.json["refused"], (seed, result.out)
+                told.update((each["id"], each["field"]) for each in result.json["conflicts"])
+                world.git(folders[side], "commit", "-qam", "sync", "--allow-empty")
+
+            before = _state(nexus)
+            assert before == _state(other), seed
+            for side in (0, 1):
+                for part in range(dice.randint(1, 2)):
+                    _edit(dice, clients[side], f"{'mh'[side]}{turn}.{part}.")
+                    sync(side)
+            wanted = [_state(client) for client in clients]
+            into = dice.randrange(2)
+            world.git(folders[into], "fetch", "-q", str(folders[1 - into]), "+HEAD:refs/heads/hers")
+            merged(world, folders[into], "hers")
+            sync(into)
+            sync(into, "--prefer", "file")
+            world.git(folders[1 - into], "pull", "-q", "--ff-only", str(folders[into]), "HEAD")
+            sync(1 - into)
+            sync(1 - into, "--prefer", "file")
+            after = _state(nexus)
+            assert after == _state(other), seed
+            for id_ in before.keys() | wanted[0].keys() | wanted[1].keys():
+                if (id_, None) in told:
+                    assert id_ in after, (seed, id_)
+                    continue
+                old, one, two = (each.get(id_) for each in (before, *wanted))
+                if old is None or one is None or two is None:
+                    gone = old is not None
+                    assert (id_ in after) is not gone, (seed, id_, old, one, two)
+                    # What was changed is not deleted untold.
+                    assert not gone or (one or old) == (two or old) == old, (seed, id_, old, one, two)
+                    continue
+                for field, was in old.items():
+                    a, b, now = one[field], two[field], after[id_][field]
+                    if (id_, field) in told:
+                        continue
+                    if field == "tags":
+                        assert now == (a & b) | ((a | b) - was), (seed, id_, was, a, b, now)
+                    else:
+                        assert a == b or was in (a, b), (seed, id_, field, was, a, b)
+                        assert now == (b if a == was else a), (seed, id_, field, was, a, b, now)

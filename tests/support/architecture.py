@@ -220,7 +220,7 @@ _LAYERS: dict[str, set[str]] = {
     },
     # The files that hold the plan of a project, with records of several nouns.
     "nexus.cli.plan_files": _PLAN_FILES,
-    "nexus.cli.plan_sync": _PLAN_FILES,
+    "nexus.cli.plan_sync": _PLAN_FILES | {"nexus.git.stages", "nexus.records.errors"},
     # The files beside the database, whatever they are.
     "nexus.cli.db_files": {
         *("nexus.cli", "nexus.capabilities", "nexus.conversations.commands", "nexus.conversations.records"),

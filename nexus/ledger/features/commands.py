@@ -139,6 +139,13 @@ class UpdateFeature(Command[Feature]):
     estimated_tasks: Estimated | None = None
     tags: Tags | None = None
     metadata: Metadata | None = None
+    clear: (
+        Annotated[
+            list[Annotated[str, Meta(max_length=32)]],
+            Meta(max_length=1, description="fields to unset: description", extra={"metavar": "FIELD"}),
+        ]
+        | None
+    ) = None
     if_revision: Revision | None = None
 
 
@@ -215,6 +222,13 @@ class UpdateSubFeature(Command[SubFeature]):
     name: Name | None = None
     description: Description | None = None
     status: Status | None = None
+    clear: (
+        Annotated[
+            list[Annotated[str, Meta(max_length=32)]],
+            Meta(max_length=1, description="fields to unset: description", extra={"metavar": "FIELD"}),
+        ]
+        | None
+    ) = None
     if_revision: Revision | None = None
 
 

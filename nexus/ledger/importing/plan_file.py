@@ -5,7 +5,7 @@ It reads and writes the records of ``ReadPlan`` and ``WritePlan`` and knows no d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,8 @@ _HEADER_KEYS = ("record", "format", "name", "description", "mode", "repository_u
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _SEEN = 80
+_MARKERS = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
+"""How the lines begin by which git marks a conflict."""
 Key = tuple[str, str]
 """The kind of a record, and its id; of an agent its name."""
 
@@ -70,8 +72,9 @@ class Lines(NamedTuple):
     header: dict[str, Any]
     ours: dict[Key, Side]
     theirs: dict[Key, Side]
-    ancestors: dict[Key, Side]
-    """Of conflicts whose markers show what both sides had before."""
+    ancestors: dict[Key, Side | None] | None
+    """What both sides of the conflicts had before, None for a record of which that is not certain; None in place of
+    all where neither git's index nor the markers tell it."""
     has_conflicts: bool
 
 
@@ -160,24 +163,32 @@ def parse_plan(path: Path) -> Plan:
     return Plan(lines.header, records)
 
 
-def read_lines(path: Path) -> Lines:
-    """What the lines of a file say.
+def read_lines(path: Path, before: Callable[[], bytes | None] = lambda: None) -> Lines:
+    """What the lines of a file say. ``before`` reads what git's index has as the ancestor of a file in conflict.
 
     Raises:
         PlanUnreadable: a line is malformed, or a record is given twice.
         OSError: it cannot be read.
     """
     header: dict[str, Any] = {}
-    sides: tuple[dict[Key, Side], dict[Key, Side], dict[Key, Side]] = ({}, {}, {})
+    sides: tuple[dict[Key, Side], dict[Key, Side]] = ({}, {})
+    shown: list[bytes] | None = None
+    """The ancestors that the markers show."""
     # To which sides a line belongs: outside of a conflict to both.
     both = (0, 1)
     where: tuple[int, ...] = both
     has_conflicts = False
     for number, line in enumerate(read_file(path).split(b"\n"), 1):
         marker = line[:7]
-        if marker in (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>") and not line.startswith(b"{"):
+        # An ancestor that git has merged itself may have a conflict of its own, with longer markers.
+        if marker in _MARKERS and line[7:8] not in (b"<", b"|", b"=", b">"):
             has_conflicts = True
-            where = {b"<<<<<<<": (0,), b"|||||||": (2,), b"=======": (1,), b">>>>>>>": both}[marker]
+            where = {b"<<<<<<<": (0,), b"|||||||": (), b"=======": (1,), b">>>>>>>": both}[marker]
+            if not where and shown is None:
+                shown = []
+            continue
+        if not where and shown is not None:
+            shown.append(line)
             continue
         if not line.strip():
             continue
@@ -187,19 +198,44 @@ def read_lines(path: Path) -> Lines:
         if type(version) is not int or not 0 <= version < 2**53:
             raise _wrong(path, number, "v is no whole number")
         if word == _HEADER:
-            if where != (1,) or not header:
+            if 0 in where or not header:
                 header = _header(path, number, value)
             continue
         kind, record = _record(path, number, value)
         key = key_of(kind, record)
         for place in where:
             present = sides[place].get(key)
-            if present is not None and not (place == 2 or (has_conflicts and present.record == record)):
+            if present is not None and not (has_conflicts and present.record == record):
                 raise _wrong(path, number, f"the {word} {key[1]} is given twice, first in line {present.line}")
             sides[place][key] = Side(record, version, number)
     if where != both:
         raise PlanUnreadable(f"cannot read {path}: it ends within a conflict of git", hint="Restore its end.")
-    return Lines(header, *sides, has_conflicts)
+    if not has_conflicts:
+        return Lines(header, *sides, None, has_conflicts)
+    found = before()
+    base = shown if found is None else found.split(b"\n")
+    return Lines(header, *sides, None if base is None else _ancestors(path, base), has_conflicts)
+
+
+def _ancestors(path: Path, lines: Sequence[bytes]) -> dict[Key, Side | None] | None:
+    """The records that both sides of a conflict come from; None where the lines are not those of a plan."""
+    found: dict[Key, Side | None] = {}
+    try:
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line[:7] in _MARKERS:
+                continue
+            value = _value(path, number, line)
+            version = value.pop("v", 0)
+            if value.get("record") == _HEADER:
+                continue
+            kind, record = _record(path, number, value)
+            key = key_of(kind, record)
+            present = found.get(key)
+            is_certain = key not in found or (present is not None and present.record == record)
+            found[key] = Side(record, version, number) if is_certain else None
+    except PlanUnreadable:
+        return None
+    return found
 
 
 def _wrong(path: Path, number: int, why: str) -> PlanUnreadable:

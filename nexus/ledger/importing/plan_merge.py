@@ -43,6 +43,7 @@ _LOOSE = ("worktree_path", "branch_name", "assigned_agent", "blocked_by", "reaso
 """Fields of a daemon and a machine, which no line has."""
 _UNORDERED = ("depends_on", "linked_features")
 _SETS = ("tags", "depends_on", "linked_features")
+_DELETED = "deleted"
 Values = dict[str, Any]
 Base = dict[Key, dict[int, Values]]
 """By record and version, what the file and the daemon agreed on."""
@@ -69,7 +70,7 @@ class Clash(NamedTuple):
     file: Any
     daemon: Any
     other: Any = None
-    """Of a conflict in the file: what its other side has and neither keeps."""
+    """Of a conflict in the file: what its other side has and neither keeps; of a record, that it is deleted there."""
 
 
 class Merged(NamedTuple):
@@ -111,8 +112,8 @@ def merge(lines: Lines, daemon: Mapping[Key, Any], base: Base, prefer: Prefer) -
     for key in {**lines.ours, **lines.theirs, **daemon}:
         if key[0] not in FIELDS:
             continue
-        side = merger.side(key, lines.ours.get(key), lines.theirs.get(key), lines.ancestors.get(key), daemon.get(key))
-        merger.add(key, side, daemon.get(key))
+        present = daemon.get(key)
+        merger.add(key, merger.side(key, lines, present), present)
     return merger.result
 
 
@@ -120,8 +121,10 @@ class _Merger:
     """Merges record by record."""
 
     def __init__(self, base: Base, prefer: Prefer) -> None:
-        self._base = base
+        self._base = dict(base)
         self._prefer = prefer
+        self._from: dict[Key, int] = {}
+        """Of a record that both sides of a conflict make, the version of what this daemon had agreed on."""
         self._torn: set[tuple[Key, str]] = set()
         """The fields that both sides of a conflict of git have changed: nothing was agreed on."""
         self.result = Merged({}, {}, {}, [], [], [], [])
@@ -138,22 +141,26 @@ class _Merger:
 
     # A conflict of git
 
-    def side(self, key: Key, ours: Side | None, theirs: Side | None, before: Side | None, present: Any) -> Side | None:
-        """The one record that both sides of a conflict make."""
-        if ours is None or theirs is None or ours == theirs:
-            return ours or theirs
+    def side(self, key: Key, lines: Lines, present: Any) -> Side | None:
+        """The one record that both sides of a conflict make; what cannot be merged is told."""
+        ours, theirs = lines.ours.get(key), lines.theirs.get(key)
+        if ours == theirs:
+            return ours
+        before = None if lines.ancestors is None else lines.ancestors.get(key)
+        if ours is None or theirs is None:
+            is_added = lines.ancestors is not None and key not in lines.ancestors
+            return self._one_side(key, ours or theirs, before, present, is_added=is_added)
         if ours.record == theirs.record:
             return ours if ours.version >= theirs.version else theirs
         kind = key[0]
-        known = self._base.get(key, {}).get(theirs.version)
-        if theirs.version < ours.version and values_of(kind, theirs.record) == known:
-            return ours  # the other one is what it was before
-        ancestors = self._ancestors(key, ours, theirs) if before is None else [values_of(kind, before.record)]
         one, two = values_of(kind, ours.record), values_of(kind, theirs.record)
+        ancestor = None if before is None else values_of(kind, before.record)
         there = None if present is None else values_of(kind, present)
         merged: Values = {}
         for name in FIELDS[kind]:
-            value, is_clash = _any_of(name, one[name], two[name], ancestors)
+            value, is_clash = _three(name, one[name], two[name], ancestor)
+            if is_clash and ancestor is None and name in _SETS:
+                value, is_clash = _union(one[name] or [], two[name] or [], ()), False
             if is_clash:
                 # The daemon keeps its own; the file keeps the other one, so that neither is lost.
                 kept, lost = one[name], two[name]
@@ -164,23 +171,34 @@ class _Merger:
                 if there is None or lost != there[name]:
                     self.result.clashes.append(Clash(key, name, kept, None if there is None else there[name], lost))
             merged[name] = value
-        record = _with(kind, ours.record, merged)
-        # Another content than either version has.
-        return Side(record, max(ours.version, theirs.version) + 1, ours.line)
-
-    def _ancestors(self, key: Key, ours: Side, theirs: Side) -> list[Values]:
-        """What both sides of a conflict may come from; git's own style of conflicts does not tell.
-
-        It is a version before that of either, of which this user's branch has passed through each.
-        """
-        low = min(ours.version, theirs.version)
+        # The side that this user's daemon wrote says what it has agreed on: in a rebase it is the other one.
         versions = self._base.get(key, {})
-        return [versions[each] for each in versions if each < max([low, 2])]
+        is_other = one != versions.get(ours.version) and two == versions.get(theirs.version)
+        self._from[key] = (theirs if is_other else ours).version
+        # Another content than either version has.
+        return Side(_with(kind, ours.record, merged), max(ours.version, theirs.version) + 1, ours.line)
+
+    def _one_side(
+        self, key: Key, side: Side | None, before: Side | None, present: Any, *, is_added: bool
+    ) -> Side | None:
+        """A record that one side of a conflict has: the other has deleted it, unless this one has added it."""
+        if side is None or is_added:
+            return side
+        if before is not None and values_of(key[0], side.record) == values_of(key[0], before.record):
+            return None
+        if before is not None or key in self._base:
+            # It stays: what was changed is not deleted untold.
+            self.result.clashes.append(Clash(key, None, side.record, None, _DELETED))
+            if present is None:
+                self._base.pop(key, None)
+        return side
 
     # A record
 
     def add(self, key: Key, side: Side | None, present: Any) -> None:
         """Merge a record of the file with that of the daemon; either may be absent."""
+        if side is None and present is None:
+            return  # a conflict of git had it on one side, and both have deleted it
         if side is None:
             self._only_daemon(key, present)
         elif present is None:
@@ -220,7 +238,7 @@ class _Merger:
     def _both(self, key: Key, side: Side, present: Any) -> None:
         kind = key[0]
         of_file, there = values_of(kind, side.record), values_of(kind, present)
-        base = self._values(key, side.version)
+        base = self._values(key, self._from.get(key, side.version))
         line: Values = {}
         agreed: Values = {}
         to_daemon: Values = {}
@@ -278,19 +296,6 @@ def _three(name: str, one: Any, two: Any, base: Values | None) -> tuple[Any, boo
     if name in _SETS:
         return _union(one or [], two or [], base[name] or []), False
     return one, True
-
-
-def _any_of(name: str, one: Any, two: Any, ancestors: Sequence[Values]) -> tuple[Any, bool]:
-    """Like ``_three``, where each of several may be the base: only what is so with all of them is no clash."""
-    if one == two or not ancestors:
-        return one, one != two
-    found = [_three(name, one, two, base) for base in ancestors]
-    if all(each == found[0] for each in found):
-        return found[0]
-    if name not in _SETS:
-        return one, True
-    each_has = set.intersection(*(set(base.get(name) or ()) for base in ancestors))
-    return _union(one or [], two or [], [each for each in (*(one or ()), *(two or ())) if each in each_has]), False
 
 
 def _union(one: Sequence[Any], two: Sequence[Any], base: Sequence[Any]) -> list[Any]:

@@ -140,6 +140,13 @@ class UpdateRequirement(Command[Requirement]):
     acceptance_criteria: Criteria | None = None
     confidence: Confidence | None = None
     tags: Tags | None = None
+    clear: (
+        Annotated[
+            list[Annotated[str, Meta(max_length=32)]],
+            Meta(max_length=1, description="fields to unset: source", extra={"metavar": "FIELD"}),
+        ]
+        | None
+    ) = None
     if_revision: Revision | None = None
 
 
