@@ -342,7 +342,10 @@ def _extract_file(
     files, relative = sets.get(kind), PurePosixPath(rest)
     # The path is one that the set itself gives to its files, to the letter: neither absolute nor leading up.
     name = None if files is None or str(relative) != rest else files.name_of(relative)
-    referred = None if files is None or name is None else find_referred(files, connection, name)
+    try:
+        referred = None if files is None or name is None else find_referred(files, connection, name)
+    except sqlite3.Error as error:  # a changed byte may be in the schema, where no check of pages finds it
+        raise reader.damaged(f"its database is damaged ({error})") from error
     if files is None or referred is None:
         raise reader.damaged(f"no record in it refers to its file {member.name!r}")
     if files.checked and referred.size_bytes != member.size_bytes:

@@ -20,7 +20,10 @@ _CLOCK_SLACK_S = 5
 @functools.cache
 def this_boot() -> str:
     """The id of this boot of the machine, or of the container; it is read once, since no process sees another one."""
-    first = process_start(1)
+    return _read_boot(process_start(1))
+
+
+def _read_boot(first: int | None) -> str:
     return boot_id() if first is None else f"{boot_id()}/{first}"
 
 
@@ -32,7 +35,7 @@ class Boot:
 
     def __init__(self, directory: Path) -> None:
         first = process_start(1)
-        self.id = this_boot()
+        self.id = _read_boot(first)
         self.at = _boot_at(first)
         """The time of the boot, in ms by the present clock, minus five seconds of tolerance for clock changes."""
         self._file = directory / "boot"
