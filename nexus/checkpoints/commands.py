@@ -25,7 +25,7 @@ from nexus.checkpoints.records import (
     CheckpointState,
     RestoredCheckpoint,
 )
-from nexus.records.errors import RestoreRefused
+from nexus.records.errors import LeaseNeedsPerson, RestoreRefused
 from nexus.records.events import record_events
 from nexus.records.fields import Cursor, PageLimit, Revision, StateRevision
 
@@ -149,7 +149,7 @@ class DiffCheckpoints(Command[CheckpointDiff]):
 @command(
     0x05C7,
     Effect.ACT,
-    errors=(*_LOOKUP, CheckpointDamaged, CheckpointBusy, RestoreRefused),
+    errors=(*_LOOKUP, CheckpointDamaged, CheckpointBusy, RestoreRefused, LeaseNeedsPerson),
     repeat=Repeat.AGAIN,
     large_reply=True,
 )

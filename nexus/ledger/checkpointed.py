@@ -10,6 +10,7 @@ import msgspec
 from nexus.journal.operation import Operation
 from nexus.ledger import restoring_store as store
 from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.requirements.store import REQUIREMENTS
 from nexus.ledger.sessions.store import SESSIONS
 from nexus.ledger.states import TaskReason, TaskStatus
@@ -92,6 +93,8 @@ def _adjust(wanted: Mapping[str, Rowset], outside: _Outside) -> None:
 
 def _before(tx: Transaction, operation: Operation, project_id: str, why: str) -> int:
     ended = store.revoke_leases(tx, operation, project_id, why)
+    if ended:
+        require_person(operation.caller.pid, "cannot restore the checkpoint")
     store.release_agents(tx, operation, project_id)
     return ended
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 
 __all__ = [
+    "LeaseNeedsPerson",
     "LeaseNotFound",
     "LeaseRequired",
     "LeaseStale",
@@ -78,6 +79,12 @@ class RestoreRefused(FailedPrecondition):
     """What the checkpoint has cannot be put in the place of what is there; ``details.ids`` has some of the records."""
 
     type = "checkpoint.restore_refused"
+
+
+class LeaseNeedsPerson(PermissionDenied):
+    """A person takes a lease from its holder: the client belongs to a job or a service, or has ended."""
+
+    type = "lease.needs_person"
 
 
 class QueryInvalid(InvalidArgument):

@@ -12,6 +12,7 @@ from support.daemon import DaemonProcess
 from support.leases import granted, written
 from support.raw import wait_until
 
+from nexus.checkpoints.commands import CreateCheckpoint
 from nexus.client import BlockingClient
 from nexus.conversations.commands import CreateConversation, CreateMessage
 from nexus.conversations.states import Role
@@ -39,16 +40,17 @@ from nexus.system.commands import SetSetting
 
 _ASK = """
 import sys
+from nexus.checkpoints.commands import RestoreCheckpoint
 from nexus.client import BlockingClient
 from nexus.ledger.agents.commands import TerminateAgent
 from nexus.ledger.leases.commands import ReleaseLease, RevokeLease
 from nexus.ledger.tasks.commands import ApproveTask, ClaimTask
-socket, task, gate, lease, agent, out = sys.argv[1:]
+socket, task, gate, lease, agent, checkpoint, out = sys.argv[1:]
 types = []
 with BlockingClient(socket) as client:
     for command in (
         ApproveTask(gate), RevokeLease(lease), ReleaseLease(lease), ClaimTask(agent, task=task, take_over=True),
-        TerminateAgent(agent, force=True),
+        TerminateAgent(agent, force=True), RestoreCheckpoint(checkpoint),
     ):
         try:
             client.call(command)
@@ -138,10 +140,11 @@ def test_the_holder_is_told_of_what_others_edit(nexus: BlockingClient) -> None:
 def test_what_persons_do_is_refused_to_what_runs_in_a_job_or_a_service(
     nexus: BlockingClient, shared: DaemonProcess, tmp_path: Path, kind: str
 ) -> None:
+    checkpoint = str(nexus.call(CreateCheckpoint()).number)
     number, lease = claimed(nexus, f"gil-{kind}")
     gate = str(nexus.call(CreateTask("gate", type=TaskType.CHECKPOINT)).number)
     out = tmp_path / "types"
-    words = [sys.executable, "-c", _ASK, shared.socket_path, number, gate, lease.id, f"gil-{kind}", out]
+    words = [sys.executable, "-c", _ASK, shared.socket_path, number, gate, lease.id, f"gil-{kind}", checkpoint, out]
     line = ["env", "-i", *map(str, words)]
     if kind == "job":
         job = nexus.call(CreateJob(line))
@@ -150,7 +153,7 @@ def test_what_persons_do_is_refused_to_what_runs_in_a_job_or_a_service(
         nexus.call(AddService("asks", line, directory=str(tmp_path), type=ServiceType.ONESHOT))
         nexus.call(StartService("asks"))
         nexus.call(RemoveService("asks"))
-    assert out.read_text() == "task.needs_person" + 4 * " lease.needs_person"
+    assert out.read_text() == "task.needs_person" + 5 * " lease.needs_person"
     assert nexus.call(GetLease(lease.id)).state is LeaseState.LIVE
     assert nexus.call(GetTask(gate)).status is TaskStatus.PENDING
     assert nexus.call(ApproveTask(gate)).status is TaskStatus.COMPLETED

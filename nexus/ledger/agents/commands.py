@@ -19,8 +19,8 @@ from nexus.ledger.agents.errors import (
     AgentNotFound,
 )
 from nexus.ledger.agents.records import Agent, AgentPage, AgentReference
-from nexus.ledger.leases.errors import LeaseNeedsPerson
 from nexus.ledger.states import AgentStatus, AgentType, ModelProvider
+from nexus.records.errors import LeaseNeedsPerson
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Revision, StateRevision, Tag, Tags
 

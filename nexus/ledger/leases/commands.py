@@ -13,11 +13,10 @@ from nexus.ledger.leases.errors import (
     LeaseChanged,
     LeaseCursorInvalid,
     LeaseInvalid,
-    LeaseNeedsPerson,
 )
 from nexus.ledger.leases.records import Lease, LeasePage
 from nexus.ledger.states import LeaseState
-from nexus.records.errors import LeaseNotFound, LeaseStale
+from nexus.records.errors import LeaseNeedsPerson, LeaseNotFound, LeaseStale
 from nexus.records.events import written_event
 from nexus.records.fields import Cursor, PageLimit, Reference, Revision, StateRevision
 

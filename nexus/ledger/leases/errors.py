@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_protocol.errors import Conflict, InvalidArgument, PermissionDenied
+from nexus_protocol.errors import Conflict, InvalidArgument
 
 from nexus.records.errors import RecordAmbiguous, RecordChanged, RecordCursorInvalid, RecordIdTaken, RecordNameTaken
 
@@ -13,7 +13,6 @@ __all__ = [
     "LeaseIdTaken",
     "LeaseInvalid",
     "LeaseNameTaken",
-    "LeaseNeedsPerson",
     "LeaseTaken",
 ]
 
@@ -58,9 +57,3 @@ class LeaseInvalid(InvalidArgument):
     """The fields do not fit together; ``details.path`` names the field."""
 
     type = "lease.invalid"
-
-
-class LeaseNeedsPerson(PermissionDenied):
-    """A person takes a lease from its holder: the client belongs to a job or a service, or has ended."""
-
-    type = "lease.needs_person"

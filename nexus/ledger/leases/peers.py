@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus.ledger.leases.errors import LeaseNeedsPerson
+from nexus.records.errors import LeaseNeedsPerson
 from nexus.runtime.members import RUN_ID, strings_of
 from nexus.runtime.tree import parent_of, stat_fields
 

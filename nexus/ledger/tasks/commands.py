@@ -21,7 +21,6 @@ from nexus.ledger.features.errors import (
     SubFeatureNotFound,
 )
 from nexus.ledger.features.records import FeatureReference, SubFeatureReference
-from nexus.ledger.leases.errors import LeaseNeedsPerson
 from nexus.ledger.states import OnLost, TaskKind, TaskSize, TaskStatus, TaskType
 from nexus.ledger.tasks.errors import (
     TaskAmbiguous,
@@ -51,7 +50,7 @@ from nexus.ledger.tasks.records import (
     TaskReference,
     TasksDeleted,
 )
-from nexus.records.errors import LeaseRequired, QueryInvalid
+from nexus.records.errors import LeaseNeedsPerson, LeaseRequired, QueryInvalid
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Match, Metadata, PageLimit, Revision, StateRevision, Tag, Tags
 
