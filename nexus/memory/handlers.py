@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nexus.memory.checkpointed import PARTS
 from nexus.memory.chunks.handlers import (
     delete_chunks,
     find_symbols,
@@ -32,6 +33,7 @@ from nexus.memory.recall.handlers import search_memory
 from nexus.memory.vectors.handlers import list_vector_collections, reset_vectors, search_vectors
 
 __all__ = [
+    "PARTS",
     "create_continue_point",
     "create_episode",
     "delete_chunks",
