@@ -16,6 +16,7 @@ from nexus.memory.vectors.store import forget, write
 from nexus.records.scope import DEFAULT_ID
 from nexus.records.table import next_number
 from nexus.store.connection import connect
+from nexus.store.fulltext import index_named
 from nexus.store.writer import Numbers, SqliteTransaction
 
 __all__ = ["Memory", "cosines"]
@@ -99,13 +100,11 @@ class Memory:
         with self.together() as tx:
             data = self._embedding(tx, "chunks", id_, vector)
             named = json.dumps(list(symbols))
+            doc = next_number(tx, "", "doc")
             tx.execute(
-                _INSERT_CHUNK,
-                (
-                    *(id_, self.project_id, file, 3, 9, content, data, named, type, language, tx.now),
-                    next_number(tx, "", "doc"),
-                ),
+                _INSERT_CHUNK, (id_, self.project_id, file, 3, 9, content, data, named, type, language, tx.now, doc)
             )
+            index_named(tx, [(doc, file, f"{named}\n{content}")])
         return id_
 
     def embed(self, collection: str, id_: str, vector: Sequence[float] | None) -> None:
