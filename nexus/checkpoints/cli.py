@@ -151,6 +151,10 @@ def _make_timeline() -> click.Command:
     return verb(ListCheckpoints, run, exclude=("cursor", "limit"))
 
 
+def _revoked(leases: int) -> str:
+    return f"; {leases} {'lease' if leases == 1 else 'leases'} revoked" if leases else ""
+
+
 def _change_lines(changes: Sequence[RowChange]) -> None:
     for one in changes:
         number = "" if one.number is None else f" #{one.number}"
@@ -209,12 +213,12 @@ def _make_restore() -> click.Command:
             if restored.more:
                 click.echo(f"and {restored.more} more")
             would = f"Would restore checkpoint {number}: {sums or 'nothing changed'}"
-            click.echo(would + (f"; {restored.leases} leases revoked" if restored.leases else ""))
+            click.echo(would + _revoked(restored.leases))
             return
         if restored.before is None:
             click.echo(f"Nothing to restore: all is as in checkpoint {number}")
             return
-        revoked = f"; {restored.leases} leases revoked" if restored.leases else ""
+        revoked = _revoked(restored.leases)
         click.echo(f"Restored checkpoint {number}: {sums or 'nothing changed'}{revoked}")
         undo = command_line("nexusctl", "checkpoint", "restore", reference(restored.before))
         hint(f"Undo it: {undo}")

@@ -155,7 +155,7 @@ def grant(
     present = live_lease(tx, kind, resource_id)
     if present is not None:
         raise LeaseTaken(
-            f"{cannot}: {present.holder} has it under lease {present.id}",
+            f"{cannot}: {_holder(tx, present)} has it under lease {present.id}",
             hint=f"Look at it: {command_line('nexusctl', 'lease', 'inspect', present.id)}",
             details={"lease": present.id, "epoch": present.epoch, "holder": present.holder},
         )
@@ -215,6 +215,11 @@ def end(tx: Transaction, operation: Operation, lease: Lease, state: LeaseState, 
     return ended
 
 
+def _holder(reader: Reader, lease: Lease) -> str:
+    row = reader.one("SELECT name FROM agents WHERE id = ?", (lease.holder,))
+    return lease.holder if row is None else f'agent "{row[0]}"'
+
+
 def guard(tx: Transaction, ctx: Any, kind: str, resource_id: str, cannot: str) -> Lease | None:
     """Refuse what only the holder of a resource may do, where another holds it; returns the live lease.
 
@@ -230,7 +235,7 @@ def guard(tx: Transaction, ctx: Any, kind: str, resource_id: str, cannot: str) -
     if held is not None and (held.id, held.epoch) == (lease.id, lease.epoch):
         return lease
     raise LeaseRequired(
-        f"{cannot}: {lease.holder} holds it under lease {lease.id}",
+        f"{cannot}: {_holder(tx, lease)} holds it under lease {lease.id}",
         hint="Its holder gives the lease with each request, in NEXUS_LEASE or by --lease.\n"
         f"To take it away: {command_line('nexusctl', 'lease', 'revoke', lease.id)}",
         details={"lease": lease.id, "epoch": lease.epoch, "holder": lease.holder, "resource_kind": kind},
