@@ -272,7 +272,7 @@ def test_backup_on_a_full_disk_fails_and_leaves_no_files(root: Path) -> None:
         store.backup_now()
         store.close_now()
 
-    on_small_disk(root / "disk", 1024, scenario)
+    on_small_disk(root / "disk", 1536, scenario)
 
 
 def test_backup_of_a_locked_database_times_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

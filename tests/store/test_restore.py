@@ -268,7 +268,7 @@ def test_restore_on_a_full_disk_changes_nothing(root: Path, store: SqliteStore, 
         filler.unlink()
         restore_database(path, copy)
 
-    on_small_disk(root / "disk", 2048, scenario)
+    on_small_disk(root / "disk", 3 * 1024, scenario)
 
 
 _KILLED = """
