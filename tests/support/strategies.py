@@ -93,7 +93,8 @@ def _type(type_: Type) -> st.SearchStrategy[Any]:
         case EnumType():
             return st.sampled_from(list(type_.cls))
         case ListType():
-            return st.lists(_type(type_.item_type), min_size=type_.min_length or 0, max_size=3)
+            low, high = type_.min_length or 0, 3 if type_.max_length is None else min(type_.max_length, 3)
+            return st.lists(_type(type_.item_type), min_size=low, max_size=max(low, high))
         case DictType():
             return st.dictionaries(_type(type_.key_type), _type(type_.value_type), max_size=3)
         case StructType():
