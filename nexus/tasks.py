@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["BackgroundTasks", "cancel_and_wait", "deliver_again", "uninterrupted", "wait_until_set"]
+__all__ = ["BackgroundTasks", "Periodic", "cancel_and_wait", "deliver_again", "uninterrupted", "wait_until_set"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,49 @@ class BackgroundTasks:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, self._expected):
             self._log.error("a task of the %s failed", self._owner, exc_info=error)
+
+
+class Periodic:
+    """Work that begins with ``start``, and is done again ``interval_s`` after each end of it.
+
+    An error ends none of it: ``what`` and ``done`` say in the log what could not be done, such as ``old metrics`` and
+    ``deleted``. Those ``expected`` have no traceback there.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Awaitable[None]],
+        interval_s: float,
+        log: logging.Logger,
+        what: str,
+        done: str,
+        expected: tuple[type[Exception], ...],
+    ) -> None:
+        self._work = work
+        self._interval_s = interval_s
+        self._log = log
+        self._what = what
+        self._done = done
+        self._expected = expected
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self._repeat())
+
+    async def close(self) -> None:
+        """End the work."""
+        await cancel_and_wait(self._task)
+
+    async def _repeat(self) -> None:
+        while True:
+            try:
+                await self._work()
+            except self._expected as error:
+                self._log.warning("%s cannot be %s at present: %s", self._what, self._done, error)
+            except Exception:  # the next time may succeed
+                self._log.exception("%s were not %s", self._what, self._done)
+            await asyncio.sleep(self._interval_s)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

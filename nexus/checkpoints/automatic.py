@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from nexus.checkpoints.state import position_of
 from nexus.checkpoints.store import changes_since, head_of, newest, worked_on
 from nexus.records.project_settings import project_setting
 from nexus.store import Reader
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import Periodic
 
 __all__ = ["Automatic", "due"]
 
@@ -41,31 +40,13 @@ def due(reader: Reader, now_ms: int) -> list[str]:
     return found
 
 
-class Automatic:
+class Automatic(Periodic):
     """Looks at the start of the daemon, and every minute."""
 
     def __init__(self, context: ManagerContext, now_ms: Callable[[], int] | None = None) -> None:
         self._context = context
         self._now_ms = now_ms or context.boot.trusted_now_ms
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._task = asyncio.create_task(self._work())
-
-    async def close(self) -> None:
-        """End the work."""
-        await cancel_and_wait(self._task)
-
-    async def _work(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except NexusError as error:
-                _log.warning("automatic checkpoints cannot be made at present: %s", error.message)
-            except Exception:  # the next look may succeed
-                _log.exception("automatic checkpoints were not made")
-            await asyncio.sleep(_INTERVAL_S)
+        super().__init__(self.look, _INTERVAL_S, _log, "automatic checkpoints", "made", (NexusError,))
 
     async def look(self) -> None:
         """Make the checkpoints that are due.

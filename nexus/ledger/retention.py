@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nexus.capability import ManagerContext
 from nexus.journal.operation import Operation
 from nexus.store import StoreError, Transaction
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import Periodic
 
 __all__ = ["Retention"]
 
@@ -24,32 +24,14 @@ Prune = Callable[[Transaction, Operation, int, int], int]
 """Deletes at most a number of records of before a time; returns how many there were."""
 
 
-class Retention:
+class Retention(Periodic):
     """Looks at the start of the daemon, and every hour. ``what`` is ``metrics``: its setting and its cause begin so."""
 
     def __init__(self, context: ManagerContext, what: str, prune: Prune) -> None:
         self._context = context
-        self._what = what
+        self._called = what
         self._prune = prune
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._task = asyncio.create_task(self._work())
-
-    async def close(self) -> None:
-        """End the work."""
-        await cancel_and_wait(self._task)
-
-    async def _work(self) -> None:
-        while True:
-            try:
-                await self.apply()
-            except StoreError as error:
-                _log.warning("old %s cannot be deleted at present: %s", self._what, error.message)
-            except Exception:  # the next look may succeed
-                _log.exception("old %s were not deleted", self._what)
-            await asyncio.sleep(_INTERVAL_S)
+        super().__init__(self.apply, _INTERVAL_S, _log, f"old {what}", "deleted", (StoreError,))
 
     async def apply(self) -> None:
         """Delete what is too old, in small steps.
@@ -58,8 +40,8 @@ class Retention:
             StoreError: the store cannot be read or written.
         """
         context = self._context
-        before_at = context.boot.trusted_now_ms() - context.setting(f"{self._what}.keep_days") * _DAY_MS
-        operation = context.cause(f"{self._what}.retention")
+        before_at = context.boot.trusted_now_ms() - context.setting(f"{self._called}.keep_days") * _DAY_MS
+        operation = context.cause(f"{self._called}.retention")
         deleted = _STEP
         while deleted:
             deleted = await context.store.write(lambda tx: self._prune(tx, operation, before_at, _STEP))

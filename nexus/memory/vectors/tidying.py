@@ -10,7 +10,7 @@ from nexus.capability import ManagerContext
 from nexus.memory.vectors.index import VectorIndex
 from nexus.memory.vectors.store import delete_of_project, every_collection, projects_gone, prune_changes
 from nexus.store import StoreError
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import Periodic
 
 __all__ = ["Tidying"]
 
@@ -23,31 +23,13 @@ _STEP = 500
 """Rows deleted in one step, which limits how long the writes of clients wait for it."""
 
 
-class Tidying:
+class Tidying(Periodic):
     """Looks at the start of the daemon, and every hour."""
 
     def __init__(self, context: ManagerContext, index: VectorIndex) -> None:
         self._context = context
         self._index = index
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._task = asyncio.create_task(self._work())
-
-    async def close(self) -> None:
-        """End the work."""
-        await cancel_and_wait(self._task)
-
-    async def _work(self) -> None:
-        while True:
-            try:
-                await self.apply()
-            except (StoreError, OSError) as error:
-                _log.warning("the changes of embeddings cannot be tidied at present: %s", error)
-            except Exception:  # the next look may succeed
-                _log.exception("the changes of embeddings were not tidied")
-            await asyncio.sleep(_INTERVAL_S)
+        super().__init__(self.apply, _INTERVAL_S, _log, "the changes of embeddings", "tidied", (StoreError, OSError))
 
     async def apply(self) -> None:
         """Delete what is not needed, in small steps.
