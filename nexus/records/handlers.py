@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -19,7 +19,17 @@ from nexus.records.scope import ANYWHERE, Scope, handle
 from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Reader, Transaction
 
-__all__ = ["MATCH_S", "check_metadata", "check_values", "creates", "deletes", "gets", "lists", "updates"]
+__all__ = [
+    "MATCH_S",
+    "check_cleared",
+    "check_metadata",
+    "check_values",
+    "creates",
+    "deletes",
+    "gets",
+    "lists",
+    "updates",
+]
 
 R = TypeVar("R", bound=Identified)
 T = TypeVar("T")
@@ -144,7 +154,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
         changes = {field: getattr(command, field) for field in fields if getattr(command, field) is not None}
         cleared = changes.pop("clear", None) or ()
-        _check_cleared(cleared, clearable, changes, f'cannot update {table.word} "{getattr(command, reference)}"')
+        check_cleared(cleared, clearable, changes, f'cannot update {table.word} "{getattr(command, reference)}"')
         changes |= dict.fromkeys(cleared)
         if not changes:
             raise InvalidArgument(
@@ -162,16 +172,27 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
     return handler
 
 
-def _check_cleared(cleared: Sequence[str], clearable: Sequence[str], changes: Mapping[str, Any], cannot: str) -> None:
-    unknown = next((field for field in cleared if field not in clearable), None)
-    if unknown is not None:
-        raise InvalidArgument(
-            f"{cannot}: {unknown} cannot be unset",
+def check_cleared(
+    cleared: Collection[str],
+    clearable: Sequence[str],
+    changes: Collection[str],
+    cannot: str,
+    error: type[InvalidArgument] = InvalidArgument,
+) -> None:
+    """Refuse to unset fields that cannot be unset, or that the request sets: those of ``changes``.
+
+    Raises:
+        InvalidArgument: it would; as ``error``.
+    """
+    unknown = sorted(set(cleared).difference(clearable))
+    if unknown:
+        raise error(
+            f"{cannot}: {unknown[0]} cannot be unset",
             hint=f"Give some of {', '.join(clearable)}.",
             details={"path": "clear"},
         )
-    if not changes.keys().isdisjoint(cleared):
-        raise InvalidArgument(f"{cannot}: it sets and clears the same field", details={"path": "clear"})
+    if not set(changes).isdisjoint(cleared):
+        raise error(f"{cannot}: it sets and clears the same field", details={"path": "clear"})
 
 
 def deletes(

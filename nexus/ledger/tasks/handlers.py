@@ -37,7 +37,7 @@ from nexus.ledger.tasks.errors import TaskCycle, TaskInvalid, TaskNeeded
 from nexus.ledger.tasks.moves import KIND
 from nexus.ledger.tasks.records import Task, TaskCounts, TaskLease, TaskMade, TaskPage, TasksDeleted
 from nexus.ledger.tasks.store import TASKS
-from nexus.records.handlers import check_metadata, lists
+from nexus.records.handlers import check_cleared, check_metadata, lists
 from nexus.records.links import Target, linked, target
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
 from nexus.records.project_settings import project_setting
@@ -239,15 +239,7 @@ def update_task(tx: Transaction, ctx: Context, command: UpdateTask) -> Task:
         name: value for name, value in held.items() if value is not None
     }
     changes |= _place(tx, scope, task.project_id, command.feature_id, command.sub_feature_id, cannot)
-    unknown = sorted(clear.difference(CLEARABLE))
-    if unknown:
-        raise TaskInvalid(
-            f"{cannot}: {unknown[0]} cannot be unset",
-            hint=f"Give some of {', '.join(CLEARABLE)}.",
-            details={"path": "clear"},
-        )
-    if clear & changes.keys():
-        raise TaskInvalid(f"{cannot}: it sets and clears the same field", details={"path": "clear"})
+    check_cleared(clear, CLEARABLE, changes, cannot, TaskInvalid)
     changes |= dict.fromkeys(clear)
     if changes.get("feature_id", task.feature_id) != task.feature_id:
         changes.setdefault("sub_feature_id", None)
