@@ -16,11 +16,18 @@ from nexus_protocol.errors import FailedPrecondition, NexusError
 from nexus.cli.output import Printer, hint, reference
 from nexus.cli.records import name_of
 from nexus.cli.result import Result, received
-from nexus.cli.verbs import GivenPath, Values, assignment, command_parameters, shell_complete, verb
+from nexus.cli.verbs import GivenPath, Values, command_parameters, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
 from nexus.hints import command_line
 from nexus.jobs.cli.directory import directory_of
-from nexus.jobs.cli.jobs import caller_environment, environment_there, exiting_as_the_job, follow, given_variables
+from nexus.jobs.cli.jobs import (
+    caller_environment,
+    environment_options,
+    environment_there,
+    exiting_as_the_job,
+    follow,
+    given_variables,
+)
 from nexus.jobs.commands import CancelJob, CreateJob, GetJob
 from nexus.jobs.records import Job
 from nexus.ledger.agents.commands import ListAgents
@@ -64,14 +71,7 @@ def make_task_run() -> click.Command:
             help="The agent that claims it (default: that of NEXUS_AGENT, else an idle one).",
         ),
         click.Option(["--dir", "directory"], type=GivenPath(), help="The folder that it works in."),
-        click.Option(
-            ["-e", "--env", "environment"],
-            type=assignment,
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A variable beside those of the present environment.",
-        ),
-        click.Option(["--clean-env"], is_flag=True, help="Do not pass the present environment on."),
+        *environment_options(),
         click.Option(["-d", "--detach"], is_flag=True, help="Do not attach to it."),
     ]
     made = verb(

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OWN_FIELDS",
     "caller_environment",
+    "environment_options",
     "exit_code_of",
     "exiting_as_the_job",
     "follow",
@@ -124,10 +125,9 @@ def _is_undecodable(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def submit_parameters() -> list[click.Parameter]:
-    """The options of what submits a job beside the fields of ``CreateJob``."""
+def environment_options() -> list[click.Parameter]:
+    """The options of what gives a job its environment, for ``caller_environment`` and ``given_variables``."""
     return [
-        click.Option(["--dir", "directory"], type=GivenPath(), help="Working directory (default: the present one)."),
         click.Option(
             ["-e", "--env", "environment"],
             type=assignment,
@@ -136,6 +136,14 @@ def submit_parameters() -> list[click.Parameter]:
             help="A variable beside those of the present environment.",
         ),
         click.Option(["--clean-env"], is_flag=True, help="Do not pass the present environment on."),
+    ]
+
+
+def submit_parameters() -> list[click.Parameter]:
+    """The options of what submits a job beside the fields of ``CreateJob``."""
+    return [
+        click.Option(["--dir", "directory"], type=GivenPath(), help="Working directory (default: the present one)."),
+        *environment_options(),
         click.Option(["--stdin"], metavar="FILE", help="The file that is its standard input; - is that of nexusctl."),
         click.Option(["-i", "--interactive"], is_flag=True, help="Keep its standard input open for attach and send."),
         click.Option(["-t", "--tty"], is_flag=True, help="Give it a terminal."),
