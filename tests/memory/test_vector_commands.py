@@ -20,7 +20,6 @@ from nexus.client import BlockingClient
 from nexus.journal.commands import WatchEvents
 from nexus.ledger.tasks.commands import CreateTask, DeleteTask
 from nexus.memory.vectors.commands import ListVectorCollections, ResetVectors, SearchVectors
-from nexus.memory.vectors.encoding import to_bytes
 from nexus.memory.vectors.errors import (
     VectorDimensionMismatch,
     VectorFilterInvalid,
@@ -31,6 +30,7 @@ from nexus.memory.vectors.errors import (
 from nexus.memory.vectors.index import vectors_directory
 from nexus.memory.vectors.states import Collection, MatrixState
 from nexus.memory.vectors.store import prune_changes, write
+from nexus.memory.vectors.validation import embedding
 from nexus.projects.commands import CreateProject, DeleteProject, GetProjectHoldings
 from nexus.system.commands import DeleteSetting, GetSystemStatus, SetSetting, SettingInvalid
 
@@ -216,9 +216,9 @@ def test_embeddings_of_a_new_dimension_may_be_written_before_they_are_noted(
     memory.vectors["chunks"] = {id_: [1.0, float(at)] for at, id_ in enumerate(ids)}
     with memory.together() as tx:
         for id_, vector in memory.vectors["chunks"].items():
-            tx.execute("UPDATE code_chunks SET embedding = ? WHERE id = ?", (to_bytes(vector), id_))
+            tx.execute("UPDATE code_chunks SET embedding = ? WHERE id = ?", (embedding(vector), id_))
         for id_, vector in memory.vectors["chunks"].items():
-            write(tx, memory.project_id, "chunks", id_, to_bytes(vector))
+            write(tx, memory.project_id, "chunks", id_, embedding(vector))
     assert_right(client, memory, query=[0.5, 1.0])
 
 

@@ -11,8 +11,9 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nexus.memory.vectors.encoding import to_bytes
+from nexus.memory.vectors.states import TABLES
 from nexus.memory.vectors.store import forget, write
+from nexus.memory.vectors.validation import embedding
 from nexus.records.scope import DEFAULT_ID
 from nexus.records.table import next_number
 from nexus.store.connection import connect
@@ -21,7 +22,6 @@ from nexus.store.writer import Numbers, SqliteTransaction
 
 __all__ = ["Memory", "cosines"]
 
-TABLES = {"episodes": "episodes", "chunks": "code_chunks"}
 _INSERT_EPISODE = (
     "INSERT INTO episodes (id, number, project_id, type, content, summary, embedding, task_id, created_at, updated_at, "
     "doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -124,7 +124,7 @@ class Memory:
     def _embedding(
         self, tx: SqliteTransaction, collection: str, id_: str, vector: Sequence[float] | None
     ) -> bytes | None:
-        data = None if vector is None else to_bytes(vector)
+        data = None if vector is None else embedding(vector)
         write(tx, self.project_id, collection, id_, data)
         self.vectors[collection].pop(id_, None)
         if vector is not None:

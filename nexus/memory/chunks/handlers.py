@@ -48,7 +48,7 @@ from nexus.memory.chunks.records import (
 )
 from nexus.memory.chunks.states import SymbolMatch
 from nexus.memory.manager import MemoryManager
-from nexus.memory.vectors.encoding import to_bytes, to_list
+from nexus.memory.vectors.validation import embedding, values
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
 from nexus.records.scope import Scope
@@ -236,7 +236,7 @@ def set_chunk_embeddings(tx: Transaction, ctx: Context, command: SetChunkEmbeddi
     _refuse_elsewhere(there, there, project_id, cannot)
     embedded = 0
     for each in command.embeddings:
-        data = to_bytes(to_list(each.embedding) if isinstance(each.embedding, bytes) else each.embedding)
+        data = embedding(each.embedding)
         if each.id in there:
             store.embed(tx, project_id, each.id, data)
             embedded += 1
@@ -364,7 +364,7 @@ def get_chunk(ctx: Context, command: GetChunk) -> Chunk:
             raise ChunkNotFound(cannot, hint=hint, details={"chunk": command.chunk})
         if not command.embedding or (data := store.embedding_of(reader, found.id)) is None:
             return found
-        return msgspec.structs.replace(found, embedding=to_list(data))
+        return msgspec.structs.replace(found, embedding=list(values(data)))
 
     return ctx.store.read(read, snapshot=True)
 

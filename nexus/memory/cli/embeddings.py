@@ -10,10 +10,10 @@ from nexus.cli.output import Column, Printer, confirm, hint
 from nexus.cli.records import print_list
 from nexus.cli.verbs import NounGroup, Values, verb
 from nexus.hints import command_line
+from nexus.memory.cli.hits import hit_name
 from nexus.memory.cli.reading import read_vector, vector_option
 from nexus.memory.vectors.commands import ListVectorCollections, ResetVectors, SearchVectors
 from nexus.memory.vectors.records import VectorCollection, VectorCollections, VectorHit, VectorResult, VectorsReset
-from nexus.memory.vectors.states import Collection
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -30,13 +30,9 @@ _COLUMNS: tuple[Column[VectorCollection], ...] = (
 )
 
 
-def _name(hit: VectorHit) -> str:
-    return f"#{hit.name}" if hit.collection is Collection.EPISODES else hit.name
-
-
 _HITS: tuple[Column[VectorHit], ...] = (
     Column("SCORE", lambda hit: f"{hit.score:.4f}", 7),
-    Column("NAME", _name, 24),
+    Column("NAME", hit_name, 24),
     Column("TYPE", lambda hit: hit.type, 10),
     Column("TEXT", lambda hit: hit.text, 40),
     Column("ID", lambda hit: hit.id, wide=True),
@@ -89,7 +85,7 @@ def _make_search() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         query = read_vector(values.word("vector"))
         found = app.fetch(values.build(SearchVectors, query=query))
-        print_list(app, found.rows(VectorResult.hits), _HITS, out, name=_name, nothing="Nothing found.")
+        print_list(app, found.rows(VectorResult.hits), _HITS, out, name=hit_name, nothing="Nothing found.")
         if found.record.engine is None:
             hint("The collection has no embeddings.")
 

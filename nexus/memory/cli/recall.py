@@ -9,6 +9,7 @@ import click
 from nexus.cli.output import Column, Printer, hint
 from nexus.cli.records import print_list
 from nexus.cli.verbs import NounGroup, Values, verb
+from nexus.memory.cli.hits import hit_name
 from nexus.memory.cli.reading import read_vectors, vector_option
 from nexus.memory.recall.commands import SearchMemory
 from nexus.memory.recall.records import MemoryHit, MemoryResult
@@ -20,16 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["memory"]
 
 
-def _name(hit: MemoryHit) -> str:
-    return f"#{hit.name}" if hit.collection is Collection.EPISODES else hit.name
-
-
 def _rank(rank: int | None) -> str:
     return "-" if rank is None else str(rank)
 
 
 _COLUMNS: tuple[Column[MemoryHit], ...] = (
-    Column("NAME", _name, 24),
+    Column("NAME", hit_name, 24),
     Column("TYPE", lambda hit: hit.type, 10),
     Column("BY TEXT", lambda hit: _rank(hit.text_rank), 7),
     Column("BY VECTOR", lambda hit: _rank(hit.vector_rank), 9),
@@ -62,7 +59,7 @@ def _make_search() -> click.Command:
             )
         )
         result = found.record
-        print_list(app, found.rows(MemoryResult.hits), _COLUMNS, out, name=_name, nothing="Nothing found.")
+        print_list(app, found.rows(MemoryResult.hits), _COLUMNS, out, name=hit_name, nothing="Nothing found.")
         if result.more:
             hint(f"There is more than these {len(result.hits)}: --limit has more of it.")
         missing = [name for name in given if name not in {each.value for each in result.by_vectors}]

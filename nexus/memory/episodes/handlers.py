@@ -36,9 +36,9 @@ from nexus.memory.episodes.store import (
 )
 from nexus.memory.manager import MemoryManager
 from nexus.memory.vectors import store as vectors
-from nexus.memory.vectors.encoding import to_bytes, to_list
+from nexus.memory.vectors import validation
 from nexus.records.contents import Contents, Held, contents, numbered
-from nexus.records.handlers import check_metadata, lists
+from nexus.records.handlers import check_cleared, check_metadata, lists
 from nexus.store import Reader, Transaction
 
 __all__ = ["create_episode", "delete_episode", "get_episode", "list_episodes", "prune_episodes", "update_episode"]
@@ -68,7 +68,7 @@ def create_episode(tx: Transaction, ctx: Context, command: CreateEpisode) -> Epi
     check_metadata(command, cannot)
     fields: dict[str, Any] = {name: getattr(command, name) for name in _GIVEN}
     fields |= {"context": command.episode_context, **_origin(tx, ctx, command, cannot)}
-    embedding = None if command.embedding is None else to_bytes(command.embedding)
+    embedding = None if command.embedding is None else validation.embedding(command.embedding)
     present = None if command.id is None else EPISODES.by_id(tx, command.id)
     if present is not None:
         return _repeated(tx, present, fields, embedding, cannot)
@@ -126,7 +126,7 @@ async def get_episode(ctx: Context, command: GetEpisode) -> Episode:
         if not command.embedding or episode.dimension is None:
             return episode
         packed = embedding_of(reader, episode.id)
-        return msgspec.structs.replace(episode, embedding=None if packed is None else to_list(packed))
+        return msgspec.structs.replace(episode, embedding=None if packed is None else list(validation.values(packed)))
 
     episode = await ctx.store.fetch(read, snapshot=True)
     accesses = ctx.daemon.manager(MemoryManager).accesses
@@ -151,7 +151,8 @@ def update_episode(tx: Transaction, ctx: Context, command: UpdateEpisode) -> Epi
     if command.episode_context is not None:
         changes["context"] = command.episode_context
     cleared = set(command.clear or ())
-    _check_clear(command, cleared, cannot)
+    given = [name for name in CLEARABLE if getattr(command, name) is not None]
+    check_cleared(cleared, CLEARABLE, given, cannot, EpisodeInvalid)
     if "summary" in cleared:
         changes["summary"] = None
     if not changes and command.embedding is None and "embedding" not in cleared:
@@ -162,7 +163,7 @@ def update_episode(tx: Transaction, ctx: Context, command: UpdateEpisode) -> Epi
         )
     updated = EPISODES.update(tx, ctx.operation, episode, changes)
     if command.embedding is not None or "embedding" in cleared:
-        embedding = None if command.embedding is None else to_bytes(command.embedding)
+        embedding = None if command.embedding is None else validation.embedding(command.embedding)
         updated = _embed(tx, ctx.operation, updated, embedding)
     return _shown(tx, updated)
 
@@ -176,23 +177,6 @@ def _embed(tx: Transaction, operation: Operation, episode: Episode, embedding: b
     assert changed is not None
     vectors.write(tx, episode.project_id, COLLECTION, episode.id, embedding)
     return changed
-
-
-def _check_clear(command: UpdateEpisode, cleared: set[str], cannot: str) -> None:
-    """Refuse to unset what cannot be, or what the request sets.
-
-    Raises:
-        EpisodeInvalid: it would.
-    """
-    unknown = sorted(cleared.difference(CLEARABLE))
-    if unknown:
-        raise EpisodeInvalid(
-            f"{cannot}: {unknown[0]} cannot be unset",
-            hint=f"Give some of {', '.join(CLEARABLE)}.",
-            details={"path": "clear"},
-        )
-    if any(getattr(command, name) is not None for name in cleared):
-        raise EpisodeInvalid(f"{cannot}: it sets and clears the same field", details={"path": "clear"})
 
 
 @handles(DeleteEpisode)

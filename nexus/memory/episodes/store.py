@@ -20,6 +20,7 @@ from nexus.memory.episodes.errors import (
 from nexus.memory.episodes.records import Episode
 from nexus.memory.names_store import agent_names, task_numbers
 from nexus.memory.vectors import store as vectors
+from nexus.memory.vectors.states import VALUE_BYTES
 from nexus.records.errors import RecordErrors, RecordNameTaken
 from nexus.records.table import Table
 from nexus.store import Reader, Transaction
@@ -73,7 +74,6 @@ EPISODES = Table(
 derived("kept_embedding", "the embeddings of deleted episodes that a checkpoint has")
 
 _EXCERPT = 200
-_BYTES_PER_VALUE = 4
 # What is pruned first.
 _ORDER = "importance, created_at, access_count, id"
 _LOOKED_AT = f"project_id, last_accessed_at, {_ORDER}"
@@ -98,7 +98,7 @@ def with_names(reader: Reader, episodes: list[Episode]) -> list[Episode]:
             each,
             task_number=numbers.get(each.task_id),
             agent=names.get(each.agent_id),
-            dimension=None if (size := sizes.get(each.id)) is None else size // _BYTES_PER_VALUE,
+            dimension=None if (size := sizes.get(each.id)) is None else size // VALUE_BYTES,
         )
         for each in episodes
     ]

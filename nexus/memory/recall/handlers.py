@@ -13,9 +13,9 @@ from nexus.memory.recall.commands import SearchMemory
 from nexus.memory.recall.errors import MemorySearchTimedOut
 from nexus.memory.recall.records import MemoryHit, MemoryResult
 from nexus.memory.recall.store import ranked
-from nexus.memory.vectors.encoding import to_bytes
 from nexus.memory.vectors.searching import nearest, remembered
 from nexus.memory.vectors.states import Collection
+from nexus.memory.vectors.validation import embedding
 from nexus.records.errors import QueryInvalid
 from nexus.records.matching import parse_words
 from nexus.store import Reader, ReadTimedOut
@@ -115,7 +115,7 @@ def _check(command: SearchMemory, wanted: Sequence[Collection], given: Mapping[C
                 f"cannot search memory: there is a vector for {collection.value}, which are not searched",
                 details={"path": "collections"},
             )
-        to_bytes(vector)
+        embedding(vector)
 
 
 def _fused(by_text: Sequence[Key], by_vector: Mapping[Key, tuple[int, float]]) -> list[tuple[Key, _Ranks]]:

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from nexus.memory.vectors.validation import VALUE_BYTES, unit
+from nexus.memory.vectors.states import VALUE_BYTES
+from nexus.memory.vectors.validation import unit
 
 __all__ = ["SCORE_UNIT", "Engine", "PlainEngine", "Rows"]
 

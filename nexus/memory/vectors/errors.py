@@ -15,6 +15,7 @@ __all__ = [
     "VectorsTimedOut",
     "VectorsUnavailable",
     "VectorsWorkerEnded",
+    "mismatch",
 ]
 
 
@@ -64,3 +65,12 @@ class VectorTaskAmbiguous(RecordAmbiguous):
     """Several tasks are meant by this reference; ``details.matches`` lists some of them."""
 
     type = "vectors.task_ambiguous"
+
+
+def mismatch(cannot: str, what: str, given: int, expected: int) -> VectorDimensionMismatch:
+    """The error for a vector of another dimension than its collection has."""
+    return VectorDimensionMismatch(
+        f"{cannot}: {what} has {given} values, and those of the collection have {expected}",
+        hint="Use the model that made the other vectors, or reset the collection for the new one.",
+        details={"given": given, "expected": expected},
+    )

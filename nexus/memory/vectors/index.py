@@ -27,7 +27,7 @@ from nexus.memory.vectors.messages import (
     Synced,
     SyncMatrix,
 )
-from nexus.memory.vectors.reading_store import COLLECTIONS
+from nexus.memory.vectors.states import TABLES
 from nexus.memory.vectors.validation import dimension_of, embedding
 from nexus.tasks import BackgroundTasks
 
@@ -185,7 +185,7 @@ class VectorIndex:
 
     async def forget(self, project_id: str) -> None:
         """Remove the files of a project, in a thread; its rows are gone. Each new process does so, too."""
-        for collection in COLLECTIONS:
+        for collection in TABLES:
             paths = paths_of(self._directory, collection, project_id)
             await asyncio.to_thread(lambda paths=paths: [path.unlink(missing_ok=True) for path in paths])  # type: ignore[misc]
 
@@ -210,7 +210,7 @@ class VectorIndex:
         return SyncResult(reply.engine, reply.dimension, reply.generation, reply.rows, reply.skipped, reply.rebuilt)
 
     def _check_names(self, collection: str, project_id: str) -> None:
-        if collection not in COLLECTIONS:
+        if collection not in TABLES:
             raise ValueError(f"there is no collection {collection!r}")
         paths_of(self._directory, collection, project_id)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.memory.vectors.engines import Engine, Rows
-from nexus.memory.vectors.validation import MAX_DIMENSION, VALUE_BYTES
+from nexus.memory.vectors.states import MAX_DIMENSION, VALUE_BYTES
 
 __all__ = ["HEADER_BYTES", "Damaged", "Matrix", "State", "build", "open_matrix", "paths_of", "peek"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus.memory.vectors.engines import SCORE_UNIT, Rows
-from nexus.memory.vectors.validation import VALUE_BYTES
+from nexus.memory.vectors.states import VALUE_BYTES
 
 __all__ = ["NumpyEngine"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from nexus.memory.vectors.states import TABLES
 from nexus.store.outside import OutsideReader
 
 __all__ = [
-    "COLLECTIONS",
     "Collection",
     "changed_since",
     "embedding_of",
@@ -18,8 +18,6 @@ __all__ = [
     "read_collection",
 ]
 
-COLLECTIONS = {"episodes": "episodes", "chunks": "code_chunks"}
-"""The table of each collection."""
 _CONDITIONS = {
     "file": "file >= ? AND substr(file, 1, ?) = ?",
     "language": "language = ?",
@@ -74,7 +72,7 @@ def changed_since(
 def embedding_of(reader: OutsideReader, collection: str, project_id: str, record_id: str) -> bytes | None:
     """The embedding of a record; None if it has none, or is not there."""
     rows = reader.rows(
-        f"SELECT embedding FROM {COLLECTIONS[collection]} WHERE id = ? AND project_id = ?", (record_id, project_id)
+        f"SELECT embedding FROM {TABLES[collection]} WHERE id = ? AND project_id = ?", (record_id, project_id)
     )
     return rows[0][0] if rows else None
 
@@ -82,7 +80,7 @@ def embedding_of(reader: OutsideReader, collection: str, project_id: str, record
 def embeddings(reader: OutsideReader, collection: str, project_id: str) -> Iterator[list[tuple[str, bytes]]]:
     """The ids and embeddings of all records that have one, in batches."""
     yield from reader.batches(
-        f"SELECT id, embedding FROM {COLLECTIONS[collection]} WHERE project_id = ? AND embedding IS NOT NULL",
+        f"SELECT id, embedding FROM {TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL",
         (project_id,),
         _BATCH,
     )
@@ -98,7 +96,7 @@ def matching(
         conditions += f" AND {_TYPES[collection] if name == 'type' else _CONDITIONS[name]}"
         parameters += [value, len(value), value] if name == "file" else [value]
     yield from reader.batches(
-        f"SELECT id FROM {COLLECTIONS[collection]} WHERE project_id = ? AND embedding IS NOT NULL{conditions}",
+        f"SELECT id FROM {TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL{conditions}",
         parameters,
         _MATCHING_BATCH,
     )

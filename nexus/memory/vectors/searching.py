@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from nexus.capability import Context
 from nexus.memory.recall.records import Remembered
 from nexus.memory.recall.store import shown
-from nexus.memory.vectors.encoding import to_bytes
+from nexus.memory.vectors.errors import mismatch
 from nexus.memory.vectors.index import Nearest, VectorIndex
 from nexus.memory.vectors.states import Collection
-from nexus.memory.vectors.store import VALUE_BYTES, collection_row, mismatch
+from nexus.memory.vectors.store import collection_row
+from nexus.memory.vectors.validation import dimension_of, embedding
 from nexus.store import Reader
 
 __all__ = ["nearest", "remembered"]
@@ -36,11 +37,11 @@ async def nearest(
         VectorDimensionMismatch: it has another dimension than the collection.
         VectorsTimedOut, VectorsUnavailable, VectorsWorkerEnded: see ``VectorIndex``.
     """
-    data = to_bytes(query)
+    data = embedding(query)
     row = await ctx.store.fetch(lambda reader: collection_row(reader, project_id, collection.value), snapshot=True)
     if row is None or not row.has_embeddings:
         return None
-    given = len(data) // VALUE_BYTES
+    given = dimension_of(data)
     if given != row.dimension:
         raise mismatch("cannot search vectors", "the query", given, row.dimension)
     return await index.nearest(collection.value, project_id, data, limit, row.generation, filters=filters)

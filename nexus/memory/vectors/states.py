@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from nexus_protocol.command import WireEnum
 
-__all__ = ["Collection", "MatrixState"]
+__all__ = ["MAX_DIMENSION", "TABLES", "VALUE_BYTES", "Collection", "MatrixState"]
+
+MAX_DIMENSION = 8192
+VALUE_BYTES = 4
+"""Of a float32."""
 
 
 class Collection(WireEnum):
@@ -12,6 +16,10 @@ class Collection(WireEnum):
 
     EPISODES = "episodes"
     CHUNKS = "chunks"
+
+
+TABLES = {Collection.EPISODES.value: "episodes", Collection.CHUNKS.value: "code_chunks"}
+"""The table of each collection."""
 
 
 class MatrixState(WireEnum):

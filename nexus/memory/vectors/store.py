@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, derived, journaled_tables, record
-from nexus.memory.vectors.errors import VectorDimensionMismatch, VectorInvalid
-from nexus.memory.vectors.states import Collection
+from nexus.memory.vectors.errors import VectorInvalid, mismatch
+from nexus.memory.vectors.states import MAX_DIMENSION, TABLES, VALUE_BYTES
 from nexus.store import Reader, Transaction
 
 __all__ = [
-    "VALUE_BYTES",
     "CollectionRow",
     "clear",
     "collection_row",
@@ -25,7 +24,6 @@ __all__ = [
     "delete_of_project",
     "every_collection",
     "forget",
-    "mismatch",
     "projects_gone",
     "prune_changes",
     "write",
@@ -33,10 +31,6 @@ __all__ = [
 
 derived("vector_collection", "the embeddings of episodes and chunks")
 derived("vector_change", "the embeddings of episodes and chunks")
-
-VALUE_BYTES = 4
-_MAX_DIMENSION = 8192
-_TABLES = {Collection.EPISODES.value: "episodes", Collection.CHUNKS.value: "code_chunks"}
 
 
 class CollectionRow(NamedTuple):
@@ -68,9 +62,9 @@ def write(tx: Transaction, project_id: str, collection: str, record_id: str, emb
             _note(tx, project_id, collection, row[0], row[1], (record_id,))
         return
     given, rest = divmod(len(embedding), VALUE_BYTES)
-    if rest or not 1 <= given <= _MAX_DIMENSION:
+    if rest or not 1 <= given <= MAX_DIMENSION:
         raise VectorInvalid(
-            f"cannot use the vector: it has {len(embedding)} bytes, and 1 to {_MAX_DIMENSION} values of {VALUE_BYTES} "
+            f"cannot use the vector: it has {len(embedding)} bytes, and 1 to {MAX_DIMENSION} values of {VALUE_BYTES} "
             "bytes are allowed",
             details={"bytes": len(embedding)},
         )
@@ -84,15 +78,6 @@ def write(tx: Transaction, project_id: str, collection: str, record_id: str, emb
     elif given != row[0] and _has_others(tx, project_id, collection, record_id, len(embedding)):
         raise mismatch("cannot use the vector", "it", given, row[0])
     _note(tx, project_id, collection, given, row[1], (record_id,))
-
-
-def mismatch(cannot: str, what: str, given: int, expected: int) -> VectorDimensionMismatch:
-    """The error for a vector of another dimension than its collection has."""
-    return VectorDimensionMismatch(
-        f"{cannot}: {what} has {given} values, and those of the collection have {expected}",
-        hint="Use the model that made the other vectors, or reset the collection for the new one.",
-        details={"given": given, "expected": expected},
-    )
 
 
 def forget(tx: Transaction, project_id: str, collection: str, record_ids: Iterable[str]) -> None:
@@ -127,7 +112,7 @@ def _note(
 
 def clear(tx: Transaction, operation: Operation, project_id: str, collection: str, limit: int, *, first: bool) -> int:
     """Remove the embeddings of at most ``limit`` records; returns of how many. The ``first`` step has the event."""
-    table = _TABLES[collection]
+    table = TABLES[collection]
     if first:
         count = count_embeddings(tx, project_id, collection)[0]
         if count:
@@ -191,7 +176,7 @@ def _row(reader: Reader, project_id: str, collection: str) -> tuple[int, int] | 
 
 def _has_embeddings(reader: Reader, project_id: str, collection: str) -> bool:
     found = reader.one(
-        f"SELECT 1 FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL LIMIT 1", (project_id,)
+        f"SELECT 1 FROM {TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL LIMIT 1", (project_id,)
     )
     return found is not None
 
@@ -199,7 +184,7 @@ def _has_embeddings(reader: Reader, project_id: str, collection: str) -> bool:
 def _has_others(reader: Reader, project_id: str, collection: str, besides: str, size: int) -> bool:
     """Whether another record has an embedding of another size: columns may be written before they are noted."""
     found = reader.one(
-        f"SELECT 1 FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL AND id <> ? "
+        f"SELECT 1 FROM {TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL AND id <> ? "
         "AND length(embedding) <> ? LIMIT 1",
         (project_id, besides, size),
     )
@@ -217,7 +202,7 @@ def collection_row(reader: Reader, project_id: str, collection: str) -> Collecti
 def collections_of(reader: Reader, project_id: str | None) -> list[tuple[str, str, str]]:
     """The collections with records, of a project or of all: the id and the name of the project, and the collection."""
     found: list[tuple[str, str, str]] = []
-    for collection, table in _TABLES.items():
+    for collection, table in TABLES.items():
         condition, parameters = ("", []) if project_id is None else (" AND projects.id = ?", [project_id])
         rows = reader.all(
             f"SELECT projects.id, projects.name FROM projects WHERE EXISTS "
@@ -230,7 +215,7 @@ def collections_of(reader: Reader, project_id: str | None) -> list[tuple[str, st
 
 def count_embeddings(reader: Reader, project_id: str, collection: str) -> tuple[int, int]:
     """How many records of a collection have an embedding, and how many have none; it may take some ms."""
-    table = _TABLES[collection]
+    table = TABLES[collection]
     row = reader.one(f"SELECT count(*) FROM {table} WHERE project_id = ? AND embedding IS NOT NULL", (project_id,))
     every = reader.one(f"SELECT count(*) FROM {table} WHERE project_id = ?", (project_id,))
     assert row is not None

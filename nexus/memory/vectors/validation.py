@@ -7,12 +7,11 @@ import sys
 from array import array
 from collections.abc import Sequence
 
-from nexus.memory.vectors.errors import VectorDimensionMismatch, VectorInvalid
+from nexus.memory.vectors.errors import VectorInvalid, mismatch
+from nexus.memory.vectors.states import MAX_DIMENSION, VALUE_BYTES
 
-__all__ = ["MAX_DIMENSION", "VALUE_BYTES", "dimension_of", "embedding", "unit", "values"]
+__all__ = ["dimension_of", "embedding", "unit", "values"]
 
-MAX_DIMENSION = 8192
-VALUE_BYTES = 4
 _IS_BIG_ENDIAN = sys.byteorder == "big"
 
 
@@ -38,11 +37,7 @@ def embedding(given: bytes | Sequence[float], dimension: int | None = None) -> b
             details={"given": len(numbers), "limit": MAX_DIMENSION},
         )
     if dimension is not None and len(numbers) != dimension:
-        raise VectorDimensionMismatch(
-            f"cannot use the vector: it has {len(numbers)} values, and those of the collection have {dimension}",
-            hint="Use the model that made the other vectors, or reset the collection for the new one.",
-            details={"given": len(numbers), "expected": dimension},
-        )
+        raise mismatch("cannot use the vector", "it", len(numbers), dimension)
     # The sum of so many float32 values is finite as a double, unless one of them is not.
     if not math.isfinite(sum(numbers)):
         at = next(place for place, value in enumerate(numbers, 1) if not math.isfinite(value))

@@ -38,6 +38,7 @@ from nexus.memory.vectors.messages import (
     decode_request,
     framed,
 )
+from nexus.memory.vectors.states import TABLES
 from nexus.memory.vectors.validation import dimension_of, unit, values
 from nexus.store.outside import OutsideReader
 
@@ -244,7 +245,7 @@ class _Worker:
 
     def _sweep(self, reader: OutsideReader) -> None:
         """Remove what a killed process left unfinished, and the files of collections that are gone."""
-        for collection in store.COLLECTIONS:
+        for collection in TABLES:
             for path in (self._directory / collection).glob("*"):
                 project_id = path.name.partition(".")[0]
                 if path.suffix == ".new" or store.read_collection(reader, collection, project_id) is None:
