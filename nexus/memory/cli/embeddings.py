@@ -50,7 +50,7 @@ def _make_list() -> click.Command:
             name=lambda each: each.collection,
             nothing="No episodes and no chunks found.",
         )
-        if out.for_person and found.record.engine == "python":
+        if out.for_person and found.record.collections and found.record.engine == "python":
             hint("Searches are a hundred times faster with numpy: install the extra vectors of nexusd.")
 
     return verb(ListVectorCollections, run)
